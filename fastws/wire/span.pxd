@@ -78,7 +78,7 @@ cdef inline bint span_to_uint(Span span, uint64_t limit, uint64_t* out) noexcept
         if not is_digit(span.start[i]):
             return False
         digit = <uint64_t>(span.start[i] - c'0')
-        if number > (limit - digit) // 10 and (limit < digit or number * 10 > limit - digit or number > limit // 10):
+        if digit > limit or number > (limit - digit) // 10:
             return False
         number = number * 10 + digit
     out[0] = number
