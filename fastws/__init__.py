@@ -1,0 +1,21 @@
+"""fastws: the SIP edge for browsers. A SIP-over-WebSocket (RFC 7118) proxy whose policy is a Python module."""
+
+from fastws._connection import Connection, Terminator, connections
+from fastws._request import Request
+from fastws.errors import ConfigError, FastwsError, PolicyError
+from fastws.wire.handshake import Handshake
+from fastws.wire.message import URI
+
+__all__ = [
+    "URI",
+    "ConfigError",
+    "Connection",
+    "FastwsError",
+    "Handshake",
+    "PolicyError",
+    "Request",
+    "Terminator",
+    "connections",
+]
+
+__version__ = "0.1.0"
