@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from fastws import __version__
 from fastws.errors import FastwsError
 from fastws.log import one_line
 
@@ -44,13 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib import metadata
-
-        try:
-            version = metadata.version("fastws-proxy")
-        except metadata.PackageNotFoundError:
-            version = "of a source tree that is not installed"
-        print(f"fastws {version}")
+        print(f"fastws {__version__}")
         parser.exit()
 
 

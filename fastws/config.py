@@ -688,12 +688,12 @@ def describe(config: Config) -> list[tuple[str, str]]:
     if not config.upstream:
         who = f"users of realm {config.realm}: {len(config.users)}" if config.users else "no passwords"
         lines.append(("upstream", f"none: the embedded registrar, {who}"))
-    if config.sip is not None:
+    if not config.upstream:
+        side = "none, as there is no upstream"
+    elif config.sip is not None:
         side = f"{_bracketed(config.sip[0])}:{config.sip[1]}"
-    elif config.upstream:
-        side = "port 5070 of the address from which the upstream is reached"
     else:
-        side = "port 5070 of the local address"
+        side = "port 5070 of the address from which the upstream is reached"
     lines.append(("sip", side + (f", advertised as {config.advertise}" if config.advertise else "")))
     plain = Config()
     for name, setting in settings().items():

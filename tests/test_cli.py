@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +17,7 @@ import pytest
 from fastws.cli import main
 from fastws.config import Config
 from fastws.errors import ConfigError, PolicyError
-from tests.conftest import ROOT, ProcessGuard
+from tests.conftest import ROOT, ProcessGuard, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -87,12 +89,10 @@ def test_the_three_lines_are_true(stub: Stub) -> None:
     assert [config.listen[0].url for config, _ in stub.ran] == ["ws://127.0.0.1:8080"] * 2
 
 
-def test_the_version_is_the_installed_one(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.metadata.version", lambda name: {"fastws-proxy": "1.2.3"}[name])
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "fastws 1.2.3\n"
+    assert capsys.readouterr().out == f"fastws {version}\n"
 
 
 def test_help_of_a_command_lists_flags_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,3 +295,19 @@ def test_the_event_loop_is_not_loaded_to_read_the_arguments() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_serve_says_when_it_is_ready_and_ends_with_0_at_sigterm(processes: ProcessGuard, port: int) -> None:
+    program = processes.fastws("serve", "--listen", f"ws://127.0.0.1:{port}", "--sip", f"127.0.0.1:{free_port()}")
+    program.wait_for_line(f"fastws ready: ws://127.0.0.1:{port}")
+    assert program.stop() == 0
+    assert "Traceback" not in program.stderr
+
+
+def test_a_port_in_use_ends_the_process_with_status_2_and_one_line(processes: ProcessGuard, port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        program = processes.fastws("serve", "--listen", f"ws://127.0.0.1:{port}", "--sip", f"127.0.0.1:{free_port()}")
+        assert program.wait() == 2
+    (line,) = [line for line in program.stderr.splitlines() if line.startswith("fastws: ")]
+    assert f"127.0.0.1:{port}" in line
+    assert "Traceback" not in program.stderr
