@@ -150,7 +150,7 @@ cdef class ConnectionTable:
         chunk = <Slot*>calloc(CHUNK, sizeof(Slot))
         if chunk == NULL:
             raise MemoryError
-        for i in range(CHUNK):
+        for i in range(<uint32_t>CHUNK):
             chunk[i].generation = 1
             chunk[i].next_free = self.capacity + i + 1 if i + 1 < CHUNK else self.free_head
         self.chunks[self.chunk_count] = chunk

@@ -769,7 +769,9 @@ cdef class Edge(Receiver):
         cdef size_t length
         cdef char* room
         cdef Span call_id
-        cdef const Address* named = NULL if transport.kind == KIND_LOCAL else source
+        cdef const Address* named = NULL
+        if transport.kind != KIND_LOCAL:
+            named = source
         memset(&back, 0, sizeof(Address))
         if scanned > 0:
             if source != NULL:
@@ -1039,7 +1041,7 @@ cdef class Edge(Receiver):
             at = self.peer_count
             self.peer_count += 1
         if at == PEERS_MAX:
-            for i in range(PEERS_MAX):
+            for i in range(<uint32_t>PEERS_MAX):
                 if not self.peers[i].configured and self.peers[i].kind == KIND_UDP and \
                         (at == PEERS_MAX or self.peers[i].used < self.peers[at].used):
                     at = i

@@ -533,3 +533,21 @@ def on_request(request, connection):
         first.receive()
         assert diary(tmp_path)[-1] == {"all": ["first"], "newest": "first"}
         first.close()
+
+
+def test_a_request_that_came_in_pieces_can_be_read_after_policy_has_closed_the_connection(tmp_path: Path) -> None:
+    policy = (
+        NAMED
+        + """
+def on_request(request, connection):
+    connection.close(4000)
+    note(read=[request.body.decode(), request.headers["X-Piece"], request.call_id])
+"""
+    )
+    with Edge(tmp_path, policy=policy) as edge:
+        client = Client(edge.url)
+        text = request("MESSAGE", headers="X-Piece: here\r\n", body="b" * 5000)
+        client.socket.send(text[at : at + 500] for at in range(0, len(text), 500))
+        assert client.closed() == (4000, "")
+        wait_for(lambda: any("read" in entry for entry in diary(tmp_path)))
+        assert [entry["read"] for entry in diary(tmp_path) if "read" in entry] == [["b" * 5000, "here", "c1"]]

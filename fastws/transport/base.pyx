@@ -99,5 +99,9 @@ cdef class LocalTransport(Transport):
         self.scheduled = False
         queue, self.queue = self.queue, []
         for message in queue:
-            for answer in self.far_end(message):
-                self.receiver.received(self, PyBytes_AS_STRING(answer), <size_t>PyBytes_GET_SIZE(answer), NULL)
+            try:
+                for answer in self.far_end(message):
+                    self.receiver.received(self, PyBytes_AS_STRING(answer), <size_t>PyBytes_GET_SIZE(answer), NULL)
+            except Exception as error:
+                # One message must not take the others of this turn with it.
+                self.loop.call_exception_handler({"message": "a local message failed", "exception": error})

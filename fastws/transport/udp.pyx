@@ -32,7 +32,7 @@ cdef class UdpTransport(Transport):
         self.out_data = <char*>malloc(UDP_ARENA)
         if self.in_data == NULL or self.out_data == NULL:
             raise MemoryError
-        for i in range(UDP_BATCH):
+        for i in range(<unsigned int>UDP_BATCH):
             self.in_vectors[i].iov_base = self.in_data + i * UDP_STRIDE
             self.in_vectors[i].iov_len = UDP_STRIDE
             self.in_messages[i].msg_hdr.msg_iov = &self.in_vectors[i]
@@ -85,7 +85,11 @@ cdef class UdpTransport(Transport):
                 if self.in_messages[i].msg_hdr.msg_flags & MSG_TRUNC:
                     self.receiver.note(self, "truncated", "datagram longer than 65,536 bytes dropped", &source)
                     continue
-                self.receiver.received(self, self.in_data + i * UDP_STRIDE, length, &source)
+                try:
+                    self.receiver.received(self, self.in_data + i * UDP_STRIDE, length, &source)
+                except Exception as error:
+                    # One datagram must not take the rest of its batch with it.
+                    self.loop.call_exception_handler({"message": "a datagram failed", "exception": error})
             if count < UDP_BATCH:
                 return
             rounds += 1

@@ -410,8 +410,8 @@ cdef class WsConnection(Transport):
     cdef void linger(self) noexcept:
         # A close() with unread bytes in the socket would reset it, and the reset would overtake the close frame: so our
         # side is shut, what still comes is thrown away, and the client's end or the deadline closes it.
+        # The reader keeps its memory until the connection is lost: policy may be looking at a message in it right now.
         self.listener.waiting.pop(self, None)
-        frame_free(&self.frames)
         try:
             if self.held:
                 self.held = False
