@@ -46,15 +46,20 @@ _log = logging.getLogger("fastws.handshake")
 class Applicant(Protocol):
     """What the connection that asks to be let in offers to Admission. The compiled half has the only real one."""
 
-    source: tuple[str, int]
-    local: tuple[str, int]
-    tls: Mapping[str, Any] | None
     reader: HeadReader | None
     """Admission's own; None at first and once decided."""
     task: asyncio.Task[Any] | None
     """Admission's own; an async policy that is thinking."""
-    gone: bool
-    """The peer has left, or the connection was closed for another reason."""
+
+    @property
+    def source(self) -> tuple[str, int]: ...
+    @property
+    def local(self) -> tuple[str, int]: ...
+    @property
+    def tls(self) -> Mapping[str, Any] | None: ...
+    @property
+    def gone(self) -> bool:
+        """The peer has left, or the connection was closed for another reason."""
 
     def hold(self) -> None:
         """Stop reading until accept() or one of the refusals."""

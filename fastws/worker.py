@@ -161,7 +161,7 @@ class Worker:
             raise ConfigError(
                 "--upstream", f"expected a host that resolves, got {upstream.host}: {error.strerror or error}"
             ) from None
-        addresses = list(dict.fromkeys(entry[4][0].partition("%")[0] for entry in found))
+        addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
         if self.config.sip is not None:
             # One socket speaks one family: its own address says which.
             family = ipaddress.ip_address(_literal(self.config.sip[0])).version
