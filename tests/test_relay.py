@@ -131,6 +131,16 @@ def test_a_register_gets_our_path_above_others_and_keeps_its_contact(place: Plac
     assert match and again and match[1] == again[1]
 
 
+@pytest.mark.rule(51)
+def test_supported_path_is_added_where_the_client_left_it_out(place: Place, alice: Client) -> None:
+    alice.send(request("REGISTER", headers="Contact: <sip:alice@alice.invalid>\r\nk: gruu, PATH-x\r\n"))
+    assert lines(place.up.receive(), "Supported") == ["path"]
+    alice.send(request("REGISTER", 2, headers="Contact: <sip:alice@alice.invalid>\r\nk: gruu,Path\r\n"))
+    assert lines(place.up.receive(), "Supported") == []
+    alice.send(request("OPTIONS", 3))
+    assert lines(place.up.receive(), "Supported") == []
+
+
 @pytest.mark.rule(24)
 def test_an_invite_gets_two_record_routes_for_the_two_transports(place: Place, alice: Client) -> None:
     alice.send(request("INVITE", headers="Contact: <sip:alice@alice.invalid;transport=ws;ob>\r\n"))

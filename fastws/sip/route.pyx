@@ -16,6 +16,7 @@ from fastws.wire.message cimport (
     HEADER_PRIVACY,
     HEADER_PROXY_REQUIRE,
     HEADER_ROUTE,
+    HEADER_SUPPORTED,
     HEADER_TO,
     HEADER_VIA,
     METHOD_INVITE,
@@ -28,6 +29,7 @@ from fastws.wire.message cimport (
     NameAddr,
     Uri,
     Via,
+    list_has_token,
     message_next,
     name_addr_parse,
     parameter_find,
@@ -309,6 +311,15 @@ cdef void asserted_edits(const Message* message, Rewrite* rewrite) noexcept nogi
         at = message_next(message, <uint16_t>HEADER_P_ASSERTED_IDENTITY, at)
 
 
+cdef bint supports_path(const Message* message) noexcept nogil:
+    cdef int32_t at = message_next(message, <uint16_t>HEADER_SUPPORTED, -1)
+    while at >= 0:
+        if list_has_token(message.headers[at].value, b"path", 4):
+            return True
+        at = message_next(message, <uint16_t>HEADER_SUPPORTED, at)
+    return False
+
+
 cdef void forward_edits(const Node* node, const Message* message, const Facts* facts, const Forward* forward,
                         Rewrite* rewrite) noexcept nogil:
     cdef char branch[TOKEN_LENGTH]
@@ -341,6 +352,10 @@ cdef void forward_edits(const Node* node, const Message* message, const Facts* f
         # RFC 3327 5.2, RFC 5626 5.1
         add_token_uri(node, b"Path", &forward.flow, call_id, forward.out_parameter,
                       b";lr;ob" if forward.outbound else b";lr", text)
+        if not supports_path(message):
+            # RFC 3327 5.3: a registrar may refuse (420) or ignore a Path that the client did not say it understands. It
+            # need not: only this proxy ever reads it.
+            buffer_add(text, b"Supported: path\r\n", 17)
     if message.times[<int>HEADER_MAX_FORWARDS] == 0:
         buffer_add(text, b"Max-Forwards: 70\r\n", 18)
     rewrite_close(rewrite)
