@@ -329,6 +329,8 @@ cdef class Connection:
         raise TypeError("connections are made by accepting a handshake")
 
     cdef Slot* slot(self) noexcept:
+        if self.table is None:
+            return NULL
         return self.table.tenant(self.number, self.generation)
 
     @property

@@ -17,7 +17,7 @@ from fastws.wire.span cimport Span
 cdef enum:
     PEER_NONE = 0
     PEERS_MAX = 4096             # addresses of the SIP side that are remembered; the longest unused goes first
-    HOSTS_MAX = 1024             # different Hosts of handshakes that are remembered
+    HOST_LENGTH_MAX = 255        # characters of a host name (RFC 1035 2.3.4); a longer one names nothing
 
 # One address of the SIP side, to which answers and requests of a dialog go back. What leaves the process is its index and
 # its generation, sealed.
@@ -80,6 +80,8 @@ cdef class Edge(Receiver):
     cdef object report
     cdef object flow_ended
     cdef list handshake_hosts            # bytes
+    cdef list handshake_host_uses        # how many connections have that Host
+    cdef list handshake_hosts_free       # numbers
     cdef dict handshake_host_index
     cdef uint64_t ping_interval_ms
     cdef uint64_t ping_timeout_ms
@@ -89,6 +91,7 @@ cdef class Edge(Receiver):
     cdef bint client_request(self, Transport transport, Request request, Verdict verdict) except -1
     cdef bint carry_out(self, Transport transport, Verdict verdict) except -1
     cdef int policy_edits(self, Request request) except -1
+    cdef int host_release(self, uint32_t number) except -1
     cdef uint32_t host_number(self, str host) except? 0xFFFFFFFF
     cdef uint32_t peer_of_target(self, bytes target) noexcept
     cdef int invite_begun(self, Slot* slot, uint64_t key, uint32_t number, uint32_t serial, uint32_t peer) except -1

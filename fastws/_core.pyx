@@ -208,7 +208,9 @@ cdef class Edge(Receiver):
         self.transactions_limit = transactions_limit
         self.kept = [advertise]
         self.handshake_hosts = [b""]
-        self.handshake_host_index = {"": 0}
+        self.handshake_host_uses = [1]
+        self.handshake_host_index = {}
+        self.handshake_hosts_free = []
         self.node.advertised = bytes_span(advertise)
         memcpy(self.node.key, PyBytes_AS_STRING(secret), 16)
         self.node.epoch = epoch
@@ -364,6 +366,7 @@ cdef class Edge(Receiver):
         slot.transaction_count = 0
         connection = self.table.handle(number) if self.on_close is not None else None
         token = self.path_token(number, slot.generation) if self.flow_ended is not None else None
+        self.host_release(slot.host)
         # From here on nothing finds the connection: neither the index nor a token.
         self.table.release(number)
         transport.generation = 0
@@ -405,6 +408,7 @@ cdef class Edge(Receiver):
         if slot == NULL:
             return False
         slot.messages_in += 1
+        slot.partial_ms = 0          # one message is whole: what is unfinished behind it has only begun
         scanned = message_scan(&self.message, data, length)
         if scanned < 0:
             self.drop(transport, "not a SIP message", NULL)
@@ -930,18 +934,36 @@ cdef class Edge(Receiver):
         return self.table.tenant(transport.slot, transport.generation)
 
     cdef uint32_t host_number(self, str host) except? 0xFFFFFFFF:
-        # The host of a Host header, without its port, in a list shared by all connections.
+        # The host of a Host header, without its port, in a list that all connections share; 0 for none.
         name, _, port = host.rpartition(":")
         if not name or not port.isdigit():
             name = host
         name = name.lower()
+        if not name or len(name) > HOST_LENGTH_MAX:
+            return 0
         found = self.handshake_host_index.get(name)
         if found is None:
-            if len(self.handshake_hosts) >= HOSTS_MAX:
-                return 0
-            found = self.handshake_host_index[name] = len(self.handshake_hosts)
-            self.handshake_hosts.append(name.encode("latin-1", "replace"))
+            text = name.encode("latin-1", "replace")
+            if self.handshake_hosts_free:
+                found = self.handshake_hosts_free.pop()
+                self.handshake_hosts[found] = text
+            else:
+                found = len(self.handshake_hosts)
+                self.handshake_hosts.append(text)
+                self.handshake_host_uses.append(0)
+            self.handshake_host_index[name] = found
+        self.handshake_host_uses[found] += 1
         return found
+
+    cdef int host_release(self, uint32_t number) except -1:
+        if number == 0:
+            return 0
+        self.handshake_host_uses[number] -= 1
+        if self.handshake_host_uses[number] == 0:
+            del self.handshake_host_index[self.handshake_hosts[number].decode("latin-1")]
+            self.handshake_hosts[number] = b""
+            self.handshake_hosts_free.append(number)
+        return 0
 
     cdef Span host_of(self, Slot* slot) noexcept:
         return bytes_span(<bytes>self.handshake_hosts[slot.host])
@@ -1076,7 +1098,9 @@ cdef class Edge(Receiver):
 
     cdef void invite_ended(self, Slot* slot, uint64_t key) noexcept:
         cdef uint32_t found = transaction_find(&self.transactions, key)
-        if found != TRANSACTION_NONE and self.transactions.nodes[found].generation == slot.generation:
+        # A message can name a transaction of another connection; it may not end it.
+        if found != TRANSACTION_NONE and self.transactions.nodes[found].generation == slot.generation and \
+                self.table.slot(self.transactions.nodes[found].slot) == slot:
             transaction_remove(&self.transactions, found, &slot.transactions)
             slot.transaction_count -= 1
 

@@ -190,6 +190,7 @@ class TcpServer:
         self.uri = f"sip:{HOST}:{self.port};transport=tcp"
         self.socket: socket.socket | None = None
         self.buffer = b""
+        self.keepalives = 0
 
     def accept(self, timeout: float = 5.0) -> None:
         self.listener.settimeout(timeout)
@@ -203,6 +204,9 @@ class TcpServer:
         assert self.socket is not None
         self.socket.settimeout(timeout)
         while True:
+            while self.buffer.startswith(b"\r\n"):
+                self.buffer = self.buffer[2:]
+                self.keepalives += 1
             head, found, rest = self.buffer.partition(b"\r\n\r\n")
             if found:
                 match = re.search(rb"(?mi)^(?:content-length|l)[ \t]*:[ \t]*(\d+)", head)

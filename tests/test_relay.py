@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -540,4 +541,66 @@ def test_ipv6_on_both_sides(tmp_path: Path) -> None:
         alice.send(answer(message, 200))
         assert status(up.receive()) == 200
         alice.close()
+    up.close()
+
+
+def test_a_client_cannot_end_the_invite_of_another(tmp_path: Path) -> None:
+    up = UdpServer()
+    with Edge(tmp_path, upstream=[up.uri], policy=NAMED) as edge:
+        alice, mallory = Client(edge.url), Client(edge.url, "mallory")
+        paths = []
+        for client in (alice, mallory):
+            client.send(request("REGISTER", user=client.user, call_id=client.user, headers=contact(client.user)))
+            received = up.receive()
+            up.send(answer(received, 200))
+            client.receive()
+            paths += lines(received, "Path")
+        up.send(downward("INVITE", paths[0], number=1), (HOST, edge.sip_port))
+        for_alice = alice.receive()
+        up.send(downward("MESSAGE", paths[1], number=2), (HOST, edge.sip_port))
+        for_mallory = mallory.receive()
+        # Her own genuine branch on top of the Via, Call-ID and CSeq of his INVITE.
+        forged = answer(for_alice, 200).replace(lines(for_alice, "Via")[0], lines(for_mallory, "Via")[0])
+        for _ in range(3):
+            mallory.send(forged)
+        assert status(up.receive()) == 200
+        up.send(downward("CANCEL", paths[0], number=1), (HOST, edge.sip_port))
+        cancel = alice.receive()
+        assert lines(cancel, "Via")[0] == lines(for_alice, "Via")[0]
+        alice.close()
+        mallory.close()
+    up.close()
+
+
+def test_two_crlfs_are_a_ping_however_they_are_cut_and_a_flood_gets_few_answers(tmp_path: Path) -> None:
+    up = TcpServer()
+    with Edge(tmp_path, upstream=[up.uri], policy=NAMED) as edge:
+        alice = Client(edge.url)
+        up.accept()
+        assert up.socket is not None
+        up.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        up.socket.settimeout(5)
+        for byte in b"\r\n\r\n":
+            up.send(bytes([byte]))
+        assert up.socket.recv(10) == b"\r\n"
+        up.send(b"\r\n" * 100_000)
+        alice.send(request("OPTIONS"))
+        assert up.receive().startswith("OPTIONS ")
+        assert 1 <= up.keepalives < 1000
+        alice.close()
+    up.close()
+
+
+def test_a_tcp_upstream_that_hangs_up_at_once_is_not_dialled_in_a_loop(tmp_path: Path) -> None:
+    up = TcpServer()
+    with Edge(tmp_path, upstream=[up.uri], policy=NAMED):
+        dialled = 0
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                up.accept(end - time.monotonic() + 0.01)
+                up.hang_up()
+                dialled += 1
+        # At once, after 0.1, 0.2, 0.4, 0.8 s.
+        assert 2 <= dialled <= 5
     up.close()

@@ -19,6 +19,7 @@ cdef class StreamConnection(Transport):
     cdef size_t max_message_bytes
     cdef size_t max_queue_bytes
     cdef size_t unchecked
+    cdef int crlfs                       # CR LFs since the last message, that is halves of a ping
     cdef bytes out
     cdef readonly bint open
     cdef Address remote
@@ -42,6 +43,7 @@ cdef class StreamUpstream(Transport):
     cdef size_t max_queue_bytes
     cdef double connect_timeout
     cdef double delay                    # seconds until the next try
+    cdef uint64_t connected_ms           # since when the current connection stands
     cdef bint down                       # the last try failed: no queue until one succeeds
     cdef bint closed
     cdef bytes out

@@ -16,6 +16,7 @@ from fastws.wire.message cimport message_frame
 cdef enum:
     REST_DEADLINE_MS = 10000     # for a message that has begun to come whole
     QUEUE_CHECK = 65536          # bytes written between two looks at the queue
+    STEADY_MS = 5000             # a connection that lasted so long may be dialled again without a pause
 
 # RFC 3261 18.4 says no more than "as soon as possible"; these are ours: at once, then doubling.
 FIRST_DELAY = 0.1                # seconds
@@ -108,22 +109,26 @@ cdef class StreamConnection(Transport):
     cdef int eat(self, char* data, size_t length, size_t* used) except -1:
         cdef size_t at = 0
         cdef int64_t whole
-        cdef int crlfs
+        cdef bint answered = False
         while at < length and self.open:
-            # CR LF between messages is a keep-alive (RFC 5626 3.5.1): two are a ping, answered with one.
-            crlfs = 0
+            # CR LF between messages is a keep-alive (RFC 5626 3.5.1): two are a ping, answered with one. A flood of them
+            # gets one answer a read.
             if self.scanned == 0:
                 while length - at >= 2 and data[at] == c'\r' and data[at + 1] == c'\n':
                     at += 2
-                    crlfs += 1
-                if crlfs >= 2:
-                    self.transport.write(b"\r\n")
+                    self.crlfs += 1
+                if self.crlfs >= 2:
+                    self.crlfs = 0
+                    if not answered:
+                        answered = True
+                        self.transport.write(b"\r\n")
                 if at == length or (length - at == 1 and data[at] == c'\r'):
                     break
             whole = message_frame(data + at, length - at, self.max_message_bytes, &self.scanned)
             if whole == 0:
                 break
             self.scanned = 0
+            self.crlfs = 0
             if whole < 0:
                 self.receiver.note(self, "stream", "no SIP message that fits max_message_bytes: connection closed",
                                    &self.remote)
@@ -173,9 +178,10 @@ cdef class StreamConnection(Transport):
             return NULL
         try:
             if self.unchecked >= QUEUE_CHECK:
-                self.unchecked = 0
+                # Above the limit it is looked at again for each message, until the other end has read.
                 if <size_t>self.transport.get_write_buffer_size() > self.max_queue_bytes:
                     return NULL
+                self.unchecked = 0
             self.out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
         except Exception:
             return NULL
@@ -251,7 +257,7 @@ cdef class StreamUpstream(Transport):
             return
         self.current = connection
         (<StreamConnection>connection).peer = self.peer
-        self.delay = 0.0
+        self.connected_ms = self.receiver.clock_ms()
         if self.down:
             self.down = False
             self.receiver.note(self, "upstream", "upstream is up again", NULL)
@@ -264,17 +270,30 @@ cdef class StreamUpstream(Transport):
         if not self.down:
             self.down = True
             self.receiver.note(self, "upstream", "upstream cannot be reached, tried again until it can", NULL)
-        self.delay = min(LAST_DELAY, self.delay * 2) if self.delay else FIRST_DELAY
-        self.timer = self.loop.call_later(self.delay, self.start)
+        self._later()
         queue, self.queue = self.queue, []
         self.queue_bytes = 0
         if queue:
             self.on_failed(queue)
 
+    def _later(self):
+        self.delay = min(LAST_DELAY, self.delay * 2) if self.delay else FIRST_DELAY
+        self.timer = self.loop.call_later(self.delay, self.start)
+
     def _lost(self, connection):
-        if self.current is connection:
-            self.current = None
+        if self.current is not connection:
+            return
+        self.current = None
+        if self.closed:
+            return
+        if self.receiver.clock_ms() - self.connected_ms >= STEADY_MS:
+            self.delay = 0.0
+        if self.delay == 0.0:
+            self.delay = FIRST_DELAY / 2
             self.start()
+        else:
+            # It accepts and hangs up: dialling it at once each time would be a loop without a pause.
+            self._later()
 
     cdef char* reserve(self, size_t length, const Address* to) noexcept:
         cdef char* room
@@ -300,5 +319,5 @@ cdef class StreamUpstream(Transport):
         self.queue.append(self.out)
         self.queue_bytes += <size_t>PyBytes_GET_SIZE(self.out)
         self.out = None
-        if self.task is None:
+        if self.task is None and self.timer is None:
             self.start()

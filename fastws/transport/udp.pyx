@@ -125,7 +125,8 @@ cdef class UdpTransport(Transport):
 
     def _flush(self):
         self.scheduled = False
-        self.flush()
+        if self.open:
+            self.flush()
 
     cdef void flush(self) noexcept:
         cdef unsigned int at = 0

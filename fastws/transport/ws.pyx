@@ -393,7 +393,10 @@ cdef class WsConnection(Transport):
                 payload[1] = <char>(code & 0xFF)
                 length = <size_t>PyBytes_GET_SIZE(reason)
                 if length > 123:
+                    # RFC 6455 5.5: 125 bytes, and the reason is UTF-8 to its end.
                     length = 123
+                    while length > 0 and (<uint8_t>PyBytes_AS_STRING(reason)[length] & 0xC0) == 0x80:
+                        length -= 1
                 memcpy(payload + 2, PyBytes_AS_STRING(reason), length)
                 length += 2
             self.send_control(OPCODE_CLOSE, payload, length)

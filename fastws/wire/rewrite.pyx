@@ -124,7 +124,9 @@ cdef size_t rewrite_length(Rewrite* rewrite) noexcept nogil:
         # Insertion sort, stable: the edits come nearly in order, and there are few.
         edit = rewrite.edits[i]
         k = i
-        while k > 0 and rewrite.edits[k - 1].at > edit.at:
+        # What is inserted at the place of a cut stands before it, or the writer would have passed it.
+        while k > 0 and (rewrite.edits[k - 1].at > edit.at or (
+                rewrite.edits[k - 1].at == edit.at and rewrite.edits[k - 1].cut > 0 and edit.cut == 0)):
             rewrite.edits[k] = rewrite.edits[k - 1]
             k -= 1
         rewrite.edits[k] = edit
