@@ -288,6 +288,15 @@ cdef class ConnectionTable:
         slot.identity_length = <size_t>length
         return 0
 
+    def set_identity(self, name):
+        """From now on the identity check compares with the attribute of this name; None: with none."""
+        cdef uint32_t number
+        if name != self.identity_name:
+            self.identity_name = name
+            for number in range(self.capacity):
+                if self.slot(number).open:
+                    self.refresh_identity(self.slot(number))
+
     def slots(self):
         """Numbers for the tests and the metrics: slots that exist, slots open, places used in the index."""
         return self.capacity, self.count, self.index_used

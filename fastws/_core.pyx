@@ -192,13 +192,7 @@ cdef class Edge(Receiver):
             raise ValueError("the secret has 16 bytes")
         self.loop = loop
         self.table = table
-        self.policy = policy
-        self.on_request = policy.on_request
-        self.on_close = policy.on_close
-        self.methods = None
-        if policy.request_methods is not None:
-            self.methods = frozenset(method.encode() for method in policy.request_methods)
-        self.identity = policy.identity is not None
+        self.set_policy(policy)
         self.privacy = privacy
         self.report = report
         self.flow_ended = flow_ended
@@ -252,6 +246,17 @@ cdef class Edge(Receiver):
         transactions_free(&self.transactions)
 
     # -- set-up --------------------------------------------------------------------------------------------------------
+
+    def set_policy(self, policy):
+        """From the next message on this policy is asked. Connections keep their attributes."""
+        self.policy = policy
+        self.on_request = policy.on_request
+        self.on_close = policy.on_close
+        self.methods = None
+        if policy.request_methods is not None:
+            self.methods = frozenset(method.encode() for method in policy.request_methods)
+        self.identity = policy.identity is not None
+        self.table.set_identity(policy.identity)
 
     def set_upstream(self, Transport transport not None, str host, uint32_t port, addresses):
         """Where clients' requests go. ``addresses``: the IP literals of ``host``, the first of which UDP sends to; SIP

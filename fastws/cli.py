@@ -62,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout has left (fastws check | head). Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # stdout cannot take it, such as on a full disk
+        print(f"fastws: {one_line(error.strerror or str(error))}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _run(argv: list[str]) -> int:

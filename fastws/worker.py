@@ -27,7 +27,7 @@ import fastws
 from fastws._connection import ConnectionTable
 from fastws._core import Edge
 from fastws.admission import Admission
-from fastws.config import Config, Listen, Upstream
+from fastws.config import Config, Listen, Upstream, guard_open
 from fastws.errors import ConfigError
 from fastws.log import address_text
 from fastws.policy import Policy
@@ -62,8 +62,10 @@ async def _serve(config: Config, policy: Policy, ready: Callable[[Worker], None]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, worker.reload)
     try:
         await worker.start()
+        _log.info("policy: %s", policy.describe())
         # What lives now lives until the end: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -115,6 +117,8 @@ class Worker:
         self._streams: set[StreamConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._registrar: Any = None
+        self._admissions: list[Admission] = []
+        self._tls: ssl.SSLContext | None = None
         self.sip: tuple[str, int] | None = None
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -293,13 +297,12 @@ class Worker:
         if sip_sockets:
             self._servers.append(await self._loop.create_server(self._make_stream, sock=sip_sockets[1], backlog=128))
         limits = Limits(max_head_bytes=config.max_head_bytes, max_headers=config.max_headers)
-        context: ssl.SSLContext | None = None
         for listen, sock in zip(config.listen, sockets, strict=True):
-            if listen.secure and context is None:
+            if listen.secure and self._tls is None:
                 from fastws.tls import server_context
 
                 assert config.tls_cert is not None and config.tls_key is not None
-                context = server_context(config.tls_cert, config.tls_key)
+                self._tls = server_context(config.tls_cert, config.tls_key)
             admission = Admission(
                 self.policy,
                 path=listen.path,
@@ -308,6 +311,7 @@ class Worker:
                 proxies=config.proxies,
                 on_outcome=self._outcome,
             )
+            self._admissions.append(admission)
             listener = WsListener(
                 self._loop,
                 self.edge,
@@ -320,7 +324,7 @@ class Worker:
             )
             tls: dict[str, Any] = {}
             if listen.secure:
-                tls = {"ssl": context, "ssl_handshake_timeout": config.tls_timeout, "ssl_shutdown_timeout": DRAIN_S}
+                tls = {"ssl": self._tls, "ssl_handshake_timeout": config.tls_timeout, "ssl_shutdown_timeout": DRAIN_S}
             self.listeners.append(listener)
             self._servers.append(await self._loop.create_server(listener, sock=sock, backlog=BACKLOG, **tls))
             self._urls.append(_url(listen, sock))
@@ -340,6 +344,33 @@ class Worker:
             stream.tick()
         if self._registrar is not None:
             self._registrar.expire(self._loop.time())
+
+    def reload(self) -> None:
+        """Load policy and certificate anew, for who comes from now on; what cannot be loaded stays as it was."""
+        config = self.config
+        try:
+            policy = Policy.load(config.policy, timeout=config.policy_timeout)
+            guard_open(config, policy)
+        except ConfigError as error:
+            _log.error("policy not reloaded, the old one stays: %s", error)
+        else:
+            self.policy = policy
+            self.edge.set_policy(policy)
+            for admission in self._admissions:
+                admission.policy = policy
+            _log.info("policy reloaded: %s", policy.describe())
+        if self._tls is not None:
+            from fastws.tls import server_context
+
+            assert config.tls_cert is not None and config.tls_key is not None
+            try:
+                # Tried on a context of its own first: half a new certificate would be none.
+                server_context(config.tls_cert, config.tls_key)
+                self._tls.load_cert_chain(config.tls_cert, config.tls_key)
+            except (ConfigError, ssl.SSLError, OSError) as error:
+                _log.error("certificate not reloaded, the old one stays: %s", error)
+            else:
+                _log.info("certificate reloaded")
 
     def state(self) -> dict[str, Any]:
         """Counts of everything that is open, for the tests and the log."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from .conftest import free_port, wait_for
+from .conftest import free_port, make_certificate, wait_for
 from .interop.peers import Edge
 from .relay import DIARY, HOST, NAMED, Client, UdpServer, answer, contact, diary, lines, request, status
 
@@ -554,3 +556,52 @@ def on_request(request, connection):
         assert client.closed() == (4000, "")
         wait_for(lambda: any("read" in entry for entry in diary(tmp_path)))
         assert [entry["read"] for entry in diary(tmp_path) if "read" in entry] == [["b" * 5000, "here", "c1"]]
+
+
+def test_sighup_brings_in_a_new_policy_and_keeps_the_old_one_where_the_new_one_is_broken(tmp_path: Path) -> None:
+    named = 'IDENTITY = "user"\n' + NAMED
+    with Edge(tmp_path, policy=NAMED) as edge:
+        policy = tmp_path / "policy.py"
+        before = Client(edge.url)
+        before.send(request("REGISTER", user="bob", headers=contact("bob")))
+        assert status(before.receive()) == 200
+        policy.write_text("def on_handshake(:\n")
+        edge.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "policy not reloaded" in edge.log())
+        before.send(request("REGISTER", 2, user="bob", call_id="2", headers=contact("bob")))
+        assert status(before.receive()) == 200
+        policy.write_text(named)
+        edge.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "policy reloaded" in edge.log())
+        # It holds for connections that were there before, too.
+        before.send(request("REGISTER", 3, headers=contact()))
+        assert status(before.receive()) == 200
+        before.send(request("REGISTER", 4, user="bob", call_id="4", headers=contact("bob")))
+        assert status(before.receive()) == 403
+        assert before.closed()[0] == 1008
+
+
+def test_sighup_brings_in_a_new_certificate_and_keeps_the_old_one_where_the_new_one_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    tls, other = make_certificate(tmp_path), make_certificate(tmp_path / "other")
+    with Edge(tmp_path, tls=tls) as edge:
+        old, new = tls.cert.read_bytes(), other.cert.read_bytes()
+
+        def served() -> bytes:
+            return ssl.get_server_certificate((HOST, edge.port)).strip().encode()
+
+        assert served() == old.strip()
+        tls.cert.write_bytes(new)  # without its key
+        edge.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "certificate not reloaded" in edge.log())
+        assert served() == old.strip()
+        tls.key.write_bytes(other.key.read_bytes())
+        edge.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "certificate reloaded" in edge.log())
+        assert served() == new.strip()
+
+
+def test_it_says_at_start_what_the_policy_has(tmp_path: Path) -> None:
+    with Edge(tmp_path) as edge:
+        wait_for(lambda: "policy: " in edge.log())
+        assert "everyone" in edge.log()
