@@ -62,8 +62,9 @@ class Conn:
     def hold(self) -> None:
         raise AssertionError("a plain policy answers at once")
 
-    def accept(self, response: bytes, attributes: dict[str, Any], host: str, rest: bytes) -> None:
+    def accept(self, response: bytes, attributes: dict[str, Any], host: str, rest: bytes) -> bool:
         self.result = response, attributes
+        return True
 
     def refuse(self, response: bytes) -> None:
         raise AssertionError(response)

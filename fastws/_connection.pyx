@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from enum import StrEnum
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -23,6 +24,7 @@ from fastws.transport.address cimport (
     address_parse_host,
 )
 from fastws.transport.base cimport TERMINATOR_POLICY, Transport
+from fastws.wire.siphash cimport siphash_end, siphash_feed, siphash_start, siphash_state
 
 import secrets
 
@@ -83,8 +85,8 @@ cdef class ConnectionTable:
         self.index = <uint32_t*>calloc(self.index_size, sizeof(uint32_t))
         if self.index == NULL:
             raise MemoryError
-        # An attacker who knew the hash could choose ports that all fall in one place.
-        self.seed = <uint64_t>secrets.randbits(64) | 1
+        key = secrets.token_bytes(16)
+        memcpy(self.key, PyBytes_AS_STRING(key), 16)
 
     def __dealloc__(self):
         cdef uint32_t number
@@ -108,16 +110,13 @@ cdef class ConnectionTable:
         return slot
 
     cdef uint32_t index_home(self, const Address* source) noexcept:
-        # Multiply and fold (64 bits): cheap, and unknown to others through the seed.
-        cdef uint64_t a, b, h
-        memcpy(&a, source.ip, 8)
-        memcpy(&b, source.ip + 8, 8)
-        h = (a ^ self.seed) * <uint64_t>0x9E3779B97F4A7C15
-        h ^= h >> 32
-        h = (h ^ b ^ (<uint64_t>source.port << 17) ^ source.family) * <uint64_t>0xC2B2AE3D27D4EB4F
-        h ^= h >> 29
-        h *= self.seed
-        return <uint32_t>(h >> 32) & (self.index_size - 1)
+        # A keyed hash: who has an IPv6 network chooses 64 bits of the address and 16 of the port, and must not be able to
+        # choose a place in the index by them.
+        cdef siphash_state state
+        siphash_start(&state, self.key)
+        siphash_feed(&state, source.ip, sizeof(source.ip))
+        siphash_feed(&state, &source.port, sizeof(source.port))
+        return <uint32_t>siphash_end(&state) & (self.index_size - 1)
 
     cdef int index_grow(self) except -1:
         cdef uint32_t wanted = self.index_size * 2
@@ -402,6 +401,10 @@ cdef class Connection:
         slot = self.slot()
         if slot != NULL:
             (<Transport>slot.transport).finish(code, text, TERMINATOR_POLICY)
+
+    def __reduce__(self):
+        # A second object would not hear of the end of the connection.
+        raise TypeError("a connection can be neither copied nor pickled")
 
     def __getitem__(self, key):
         return self.attributes[key]

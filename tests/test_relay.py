@@ -474,6 +474,7 @@ def test_while_a_tcp_upstream_is_down_requests_get_503_and_none_is_lost(tmp_path
         wait_for(lambda: "upstream cannot be reached" in edge.log())
         up = TcpServer(port)
         up.accept(10)
+        wait_for(lambda: "upstream is up again" in edge.log())
 
         def served() -> bool:
             alice.send(request("OPTIONS", 2))

@@ -147,7 +147,10 @@ cdef class WsConnection(Transport):
     def buffer_updated(self, size_t count):
         cdef char* data = self.listener.buffer.data
         if self.state == WS_OPEN:
-            self.eat(data, count)
+            if self.held:
+                self.keep(data, count)   # read before the pause took effect
+            else:
+                self.eat(data, count)
         elif self.state == WS_HEAD:
             self.listener.admission.feed(self, data[:count])
 

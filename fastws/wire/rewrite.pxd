@@ -37,7 +37,8 @@ cdef void rewrite_init(Rewrite* rewrite) noexcept nogil
 cdef void rewrite_free(Rewrite* rewrite) noexcept nogil
 cdef void rewrite_begin(Rewrite* rewrite, const Message* message) noexcept nogil
 # Begin an edit: `cut` bytes at `at` go, and what is added to rewrite.text until rewrite_close takes their place.
-# Edits may come in any order and must not overlap; those at one place keep the order in which they were made.
+# Edits may come in any order and must not overlap. Insertions at one place keep the order in which they were made, and
+# stand before a cut that begins there.
 cdef void rewrite_open(Rewrite* rewrite, const char* at, size_t cut) noexcept nogil
 cdef void rewrite_close(Rewrite* rewrite) noexcept nogil
 cdef void rewrite_cut(Rewrite* rewrite, const char* at, size_t cut) noexcept nogil
