@@ -44,7 +44,7 @@ cdef class ConnectionTable:
     cdef readonly uint32_t count # open connections
     cdef uint32_t capacity       # slots that exist
     cdef readonly uint32_t limit
-    cdef uint64_t seed
+    cdef uint8_t key[16]         # of the index's hash
     cdef uint64_t serial
     cdef readonly str identity_name
 

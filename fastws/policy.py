@@ -338,6 +338,8 @@ def _doubts(module: ModuleType) -> list[str]:
     for name, value in vars(module).items():
         if name in HOOKS or name in SETTINGS or name.startswith("__"):
             continue
+        if str(getattr(value, "__module__", "")).partition(".")[0] == "fastws":
+            continue  # Handshake, Request and the like, imported for annotations
         if callable(value):
             near = difflib.get_close_matches(name.lower(), HOOKS, 1, 0.8)
             if near or name.startswith("on_"):
