@@ -511,17 +511,19 @@ def _split_target(target: str) -> tuple[str, str]:
     return authority.rpartition("@")[2], slash + path or "/"
 
 
+# [V6], [V6]:PORT, V4, V4:PORT or V6. No zone: it means something on one machine only.
+_NODE = re.compile(r"\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?|([0-9A-Fa-f:.]+)")
+
+
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     """An IP address, perhaps quoted, with brackets or a port as proxies write it; None if it is anything else."""
-    text = text.strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    if "%" in text:  # a zone means something on one machine only
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    match = _NODE.fullmatch(text)
+    if match is None:
         return None
     try:
-        address = ip_address(text)
+        address = ip_address(match[1] or match[2] or match[3])
     except ValueError:
         return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
