@@ -22,7 +22,7 @@ CALL = b"q3jk2h4kjh23k4jh@h4kjh.invalid"
 NODE = probe_core.RouteNode(
     KEY, epoch=7, advertised=b"192.0.2.10:5070", names=[(b"192.0.2.10", 5070), (b"edge.example.com", 0)]
 )
-DIALOG = probe_core.token_seal((2, 0, 7, 0, 1, 65536, 0), KEY, CALL)
+DIALOG = probe_core.token_seal((2, 0, 0, 7, 0, 1, 65536, 0, 0), KEY, CALL)
 
 
 def request(method: bytes, route: bytes = b"", to_tag: bytes = b"", length: int = 700) -> bytes:

@@ -26,7 +26,7 @@ cdef struct Slot:
     uint64_t partial_ms          # since when a message is unfinished; 0 while none is
     uint32_t host                # the Host of its handshake: index in the core's list of names
     uint32_t transactions        # first of its transactions, in sip/transaction; SLOT_NONE without one
-    uint32_t transaction_count
+    uint32_t transaction_count   # of those that wait for an answer
     PyObject* transport          # owned reference to its Transport
     PyObject* attributes         # owned reference to its dict
     PyObject* handle             # owned reference to its Connection, NULL until somebody asked

@@ -8,7 +8,7 @@ from typing_extensions import disjoint_base
 
 from fastws._connection import ConnectionTable, Terminator
 from fastws.transport.base import Receiver, Transport
-from fastws.transport.stream import StreamConnection
+from fastws.transport.stream import StreamConnection, StreamUpstream
 
 TERMINATORS: tuple[Terminator, ...]
 
@@ -36,7 +36,8 @@ class Edge(Receiver):
     ``advertise``: "host:port" of Via, Path and Record-Route. ``names``: (host, port) pairs that mean this fastws, port
     0 for any. ``secret``: 16 bytes, the key of all tokens; ``epoch``: 32 bits that differ from start to start.
     ``report(kind, who, text)`` gets one line for the log; ``flow_ended(token)`` is told when a connection with this
-    flow token has ended, or is None. The times are in seconds. ``transactions_limit`` is for each connection.
+    flow token has ended, or is None. The times are in seconds. ``max_transactions`` may be open in all (1..2**24),
+    ``max_client_transactions`` wait for an answer on one connection.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class Edge(Receiver):
         message_timeout: float = 10.0,
         report: Callable[[str, tuple[str, int] | None, str], object] | None = None,
         flow_ended: Callable[[bytes], object] | None = None,
-        transactions_limit: int = 1024,
+        max_transactions: int = 1048576,
+        max_client_transactions: int = 1024,
     ) -> None: ...
     def set_policy(self, policy: _Policy) -> None:
         """From the next message on this policy is asked. Connections keep their attributes."""
@@ -79,6 +81,10 @@ class Edge(Receiver):
 
     def undelivered(self, messages: Iterable[bytes]) -> None:
         """Requests that were kept for an upstream and could not be sent after all: their senders get a 503 each."""
+
+    def lost(self, transport: StreamUpstream, unsent: Iterable[bytes] = ()) -> None:
+        """The connection to a stream upstream has ended: what was asked over it is answered with 503 (RFC 3261 16.9), but
+        for the messages in ``unsent``, which go over the next one."""
 
     def tick(self) -> None:
         """Ping who was silent, end who does not answer. Called several times a second at most."""

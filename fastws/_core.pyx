@@ -9,6 +9,7 @@
 #     policy        _request.pyx -> the policy module         only where it has on_request
 #     match         sip/transaction.pyx                       RFC 3261 17.2.3
 #     rewrite       sip/route.pyx -> wire/rewrite.pyx         RFC 3261 16.6, RFC 3327
+#     remember      sip/transaction.pyx                       RFC 3261 17, RFC 6026, RFC 4320
 #     bytes out     transport/*.pyx
 #
 # The rooms decide, this file acts: it alone reads the clock and the random source, holds the tables, and hands messages
@@ -37,6 +38,7 @@ from fastws.sip.route cimport (
     asks_outbound,
     asks_privacy,
     asserted_edits,
+    derived_write,
     forms_dialog,
     forward_edits,
     identity_match,
@@ -48,12 +50,44 @@ from fastws.sip.route cimport (
     uri_is_own,
 )
 from fastws.sip.transaction cimport (
+    CLIENT_INVITE,
+    CLIENT_OTHER,
+    DO_ACK,
+    DO_END,
+    DO_IMPOSSIBLE,
+    DO_PASS,
+    DO_RESEND,
+    DO_SEND,
+    DO_TIMEOUT,
+    EVENT_1XX,
+    EVENT_2XX,
+    EVENT_ACK,
+    EVENT_FINAL,
+    EVENT_REQUEST,
+    EVENT_TIMEOUT,
+    SERVER_INVITE,
+    SERVER_OTHER,
+    STATE_ACCEPTED,
+    STATE_COMPLETED,
+    STATE_CONFIRMED,
+    STATE_FREE,
+    STATE_PROCEEDING,
+    STATE_TRYING,
+    TIMER_B_MS,
     TRANSACTION_NONE,
+    WHEEL_STEP_MS,
+    Transaction,
     transaction_add,
+    transaction_due,
+    transaction_end_at,
+    transaction_event,
     transaction_find,
+    transaction_keep,
     transaction_key,
-    transaction_oldest,
+    transaction_orphan,
+    transaction_quiet,
     transaction_remove,
+    transaction_start,
     transactions_free,
     transactions_init,
 )
@@ -75,8 +109,10 @@ from fastws.wire.message cimport (
     HEADER_MAX_FORWARDS,
     HEADER_P_ASSERTED_IDENTITY,
     HEADER_P_PREFERRED_IDENTITY,
+    HEADER_TO,
     HEADER_VIA,
     METHOD_ACK,
+    METHOD_BYE,
     METHOD_CANCEL,
     METHOD_INVITE,
     METHOD_OPTIONS,
@@ -174,6 +210,16 @@ cdef object wrong_result(object result):
                      f"not {type(result).__name__}")
 
 
+cdef inline bint is_client(uint8_t kind) noexcept:
+    return kind == CLIENT_INVITE or kind == CLIENT_OTHER
+
+
+cdef inline uint8_t event_of(int status) noexcept:
+    if status < 200:
+        return EVENT_1XX
+    return EVENT_2XX if status < 300 else EVENT_FINAL
+
+
 cdef class Edge(Receiver):
     """One worker's proxy: what clients and the SIP side send meets here.
 
@@ -186,7 +232,7 @@ cdef class Edge(Receiver):
     def __init__(self, loop, ConnectionTable table not None, policy, *, bytes advertise not None, names, bytes secret,
                  uint32_t epoch, uint8_t worker=0, bint privacy=False, double ping_interval=30.0,
                  double ping_timeout=10.0, double message_timeout=10.0, report=None, flow_ended=None,
-                 uint32_t transactions_limit=1024):
+                 uint32_t max_transactions=1048576, uint32_t max_client_transactions=1024):
         cdef size_t i
         if len(secret) != 16:
             raise ValueError("the secret has 16 bytes")
@@ -199,7 +245,7 @@ cdef class Edge(Receiver):
         self.ping_interval_ms = <uint64_t>(ping_interval * 1000)
         self.ping_timeout_ms = <uint64_t>(ping_timeout * 1000)
         self.message_timeout_ms = <uint64_t>(message_timeout * 1000)
-        self.transactions_limit = transactions_limit
+        self.transactions_limit = max_client_transactions
         self.kept = [advertise]
         self.handshake_hosts = [b""]
         self.handshake_host_uses = [1]
@@ -222,13 +268,15 @@ cdef class Edge(Receiver):
         self.node.name_count = len(names)
         self.peers = <Peer*>calloc(PEERS_MAX, sizeof(Peer))
         hash_key = secrets.token_bytes(16)
-        if self.peers == NULL or message_init(&self.message, 64) != 0 or \
-                transactions_init(&self.transactions, <const uint8_t*>PyBytes_AS_STRING(hash_key)) != 0:
+        if self.peers == NULL or message_init(&self.message, 64) != 0 or message_init(&self.spare, 64) != 0 or \
+                transactions_init(&self.transactions, <const uint8_t*>PyBytes_AS_STRING(hash_key),
+                                  max_transactions) != 0:
             raise MemoryError
 
     def __cinit__(self):
         rewrite_init(&self.rewrite)
         buffer_init(&self.text)
+        buffer_init(&self.spare_text)
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -241,6 +289,8 @@ cdef class Edge(Receiver):
         free(self.hosts_upstream)
         free(self.trusted)
         message_free(&self.message)
+        message_free(&self.spare)
+        buffer_free(&self.spare_text)
         rewrite_free(&self.rewrite)
         buffer_free(&self.text)
         transactions_free(&self.transactions)
@@ -366,12 +416,10 @@ cdef class Edge(Receiver):
         if slot == NULL:
             return 0
         self.counters.closed[terminator] += 1
-        while slot.transactions != TRANSACTION_NONE:
-            transaction_remove(&self.transactions, slot.transactions, &slot.transactions)
-        slot.transaction_count = 0
         connection = self.table.handle(number) if self.on_close is not None else None
         token = self.path_token(number, slot.generation) if self.flow_ended is not None else None
         self.host_release(slot.host)
+        self.abandon(slot)
         # From here on nothing finds the connection: neither the index nor a token.
         self.table.release(number)
         transport.generation = 0
@@ -576,12 +624,16 @@ cdef class Edge(Receiver):
         cdef Message* message = &self.message
         cdef uint32_t number = self.upstream
         cdef uint32_t found
+        cdef uint32_t server = TRANSACTION_NONE
+        cdef uint32_t client = TRANSACTION_NONE
         cdef uint64_t key
+        cdef uint64_t now = self.clock_ms()
         cdef Peer* peer
         cdef Transport out
         cdef Forward forward
         cdef size_t length
-        cdef char* room
+        cdef char* room = NULL
+        cdef int status = 503
         cdef Span call_id = message.headers[message.first[<int>HEADER_CALL_ID]].value
         memset(&forward, 0, sizeof(Forward))
         if request is not None and request.target is not None:
@@ -597,24 +649,20 @@ cdef class Edge(Receiver):
                 number = self.peer_of_uri(&facts.next_route if facts.has_next else &facts.uri)
             if number == PEER_NONE:
                 number = facts.token.peer if self.peer_get(facts.token.peer) != NULL else self.upstream
-        self.serial += 1
-        forward.branch.kind = TOKEN_BRANCH_UP
-        forward.branch.worker = self.node.worker
-        forward.branch.epoch = self.node.epoch
-        forward.branch.slot = transport.slot
-        forward.branch.generation = transport.generation
-        forward.branch.serial = self.serial
-        key = transaction_key(&self.transactions, 0, transport.slot, transport.generation, facts.via.branch,
-                              facts.via.sent_by, call_id, message.cseq)
-        if message.method_id == METHOD_CANCEL or message.method_id == METHOD_ACK:
-            # 9.1 and 17.1.1.3: they carry the branch of their INVITE and go the same way.
+        key = 0
+        if message.method_id == METHOD_INVITE or message.method_id == METHOD_CANCEL or message.method_id == METHOD_ACK:
+            key = transaction_key(&self.transactions, 0, transport.slot, transport.generation, facts.via.branch,
+                                  facts.via.sent_by, call_id, message.cseq, text_span(b"INVITE"))
             found = transaction_find(&self.transactions, key)
             if found != TRANSACTION_NONE:
-                forward.branch.serial = self.transactions.nodes[found].serial
-                if self.peer_get(self.transactions.nodes[found].peer) != NULL:
-                    number = self.transactions.nodes[found].peer
-                if message.method_id == METHOD_ACK:
-                    self.invite_ended(slot, key)
+                if message.method_id == METHOD_INVITE:
+                    return 0         # a WebSocket loses nothing, so this is a client's mistake: it has its answers
+                if message.method_id == METHOD_CANCEL:
+                    return self.cancelled(transport, NULL, NULL, found)
+                if self.acknowledged(found):
+                    return 0
+            elif message.method_id == METHOD_ACK and self.acks_own_answer(facts):
+                return 0
         peer = self.peer_get(number)
         if peer == NULL:
             self.answer(transport, NULL, NULL, 503, text_span(reason_phrase(503)), b"Retry-After: 5\r\n")
@@ -622,17 +670,28 @@ cdef class Edge(Receiver):
         self.peer_uses += 1
         peer.used = self.peer_uses
         out = <Transport>peer.transport
-        forward.branch.peer = number
+        self.serial += 1
+        if message.method_id != METHOD_ACK:
+            if slot.transaction_count < self.transactions_limit:
+                if message.method_id == METHOD_INVITE:
+                    server = self.begin(SERVER_INVITE, True, True, key, transport.slot, transport.generation)
+                client = self.begin(CLIENT_INVITE if message.method_id == METHOD_INVITE else CLIENT_OTHER,
+                                    peer.kind != KIND_UDP, True, 0, transport.slot, transport.generation)
+            if client == TRANSACTION_NONE or (message.method_id == METHOD_INVITE and server == TRANSACTION_NONE):
+                self.end(client)
+                self.end(server)
+                self.note(transport, "overload", "too many open transactions", NULL)
+                self.answer(transport, NULL, NULL, 503, text_span(reason_phrase(503)), b"Retry-After: 5\r\n")
+                return 0
+            self.pair(client, server, number)
+            self.transactions.nodes[client].kept = message.method_id == METHOD_BYE or \
+                message.method_id == METHOD_CANCEL
+        self.branch_make(&forward.branch, TOKEN_BRANCH_UP, transport.slot, transport.generation, number, client)
         forward.via_transport = VIA_TRANSPORT[peer.kind]
         forward.out_parameter = URI_TRANSPORT[peer.kind]
         if peer.kind != KIND_LOCAL:
             forward.in_parameter = URI_TRANSPORT[<int>KIND_WS]
-        forward.dialog = forward.branch
-        forward.dialog.kind = TOKEN_DIALOG
-        forward.dialog.serial = 0
-        forward.flow = forward.dialog
-        forward.flow.kind = TOKEN_PATH
-        forward.flow.peer = 0
+        self.flow_make(&forward)
         forward.record_route = forms_dialog(message, facts)
         forward.path = message.method_id == METHOD_REGISTER
         forward.outbound = forward.path and asks_outbound(message, facts)
@@ -644,19 +703,22 @@ cdef class Edge(Receiver):
             self.policy_edits(request)
         length = rewrite_length(&self.rewrite)
         if length == 0:
-            self.answer(transport, NULL, NULL, 500, text_span(reason_phrase(500)), b"")
+            status = 500
+        elif peer.kind == KIND_UDP and length > DATAGRAM_MAX:
+            status = 513
+        else:
+            room = out.reserve(length, &peer.address)
+        if room != NULL:
+            rewrite_write(&self.rewrite, room)
+        if room == NULL or not self.sent(client, room, length, now):
+            self.end(client)
+            self.end(server)
+            self.answer(transport, NULL, NULL, status, text_span(reason_phrase(status)),
+                        b"Retry-After: 5\r\n" if status == 503 else b"")
             return 0
-        if peer.kind == KIND_UDP and length > DATAGRAM_MAX:
-            self.answer(transport, NULL, NULL, 513, text_span(reason_phrase(513)), b"")
-            return 0
-        room = out.reserve(length, &peer.address)
-        if room == NULL:
-            self.answer(transport, NULL, NULL, 503, text_span(reason_phrase(503)), b"Retry-After: 5\r\n")
-            return 0
-        rewrite_write(&self.rewrite, room)
+        if server != TRANSACTION_NONE:
+            self.started(server, now)
         out.commit()
-        if message.method_id == METHOD_INVITE:
-            self.invite_begun(slot, key, transport.slot, forward.branch.serial, number)
         return 0
 
     cdef int policy_edits(self, Request request) except -1:
@@ -683,34 +745,15 @@ cdef class Edge(Receiver):
 
     cdef int client_response(self, Transport transport, Slot* slot) except -1:
         cdef Message* message = &self.message
-        cdef Via top, below
+        cdef Via top
         cdef Token token
-        cdef Peer* peer
-        cdef size_t length
-        cdef char* room
         # 16.7 item 3 and SIP-FACTS 12: only over the connection that the request went out on.
         if via_parse(message.headers[message.first[<int>HEADER_VIA]].value, &top) != 0 or \
                 not token_in_branch(top.branch, self.node.key, &token) or token.kind != TOKEN_BRANCH_DOWN or \
                 token.epoch != self.node.epoch or token.worker != self.node.worker or \
                 token.slot != transport.slot or token.generation != transport.generation:
             return self.drop(transport, "response whose topmost Via is not ours", NULL)
-        peer = self.peer_get(token.peer)
-        if peer == NULL or second_via(message, &top, &below) != 0:
-            return self.drop(transport, "response to a request whose sender is gone", NULL)
-        if message.method_id == METHOD_INVITE and 200 <= message.status < 300:
-            self.invite_ended(slot, transaction_key(
-                &self.transactions, 1, token.peer, 0, below.branch, below.sent_by,
-                message.headers[message.first[<int>HEADER_CALL_ID]].value, message.cseq))
-        rewrite_begin(&self.rewrite, message)
-        response_edits(message, &top, &self.rewrite)
-        asserted_edits(message, &self.rewrite)
-        length = rewrite_length(&self.rewrite)
-        room = (<Transport>peer.transport).reserve(length, &peer.address) if length > 0 else NULL
-        if room == NULL:
-            return self.drop(transport, "response that the upstream's transport cannot take", NULL)
-        rewrite_write(&self.rewrite, room)
-        (<Transport>peer.transport).commit()
-        return 0
+        return self.response(transport, &token, &top, NULL)
 
     # -- from the SIP side ---------------------------------------------------------------------------------------------
 
@@ -733,38 +776,16 @@ cdef class Edge(Receiver):
 
     cdef int upstream_response(self, Transport transport, const Address* source) except -1:
         cdef Message* message = &self.message
-        cdef Via top, below
+        cdef Via top
         cdef Token token
-        cdef Slot* slot
-        cdef Transport out
-        cdef size_t length
-        cdef char* room
         if via_parse(message.headers[message.first[<int>HEADER_VIA]].value, &top) != 0 or \
                 not token_in_branch(top.branch, self.node.key, &token) or token.kind != TOKEN_BRANCH_UP or \
-                token.worker != self.node.worker or second_via(message, &top, &below) != 0:
+                token.worker != self.node.worker:
             return self.drop(transport, "response whose topmost Via is not ours", source)
-        slot = self.table.tenant(token.slot, token.generation) if token.epoch == self.node.epoch else NULL
-        if slot == NULL:
-            # The client has left: nothing old is given to whoever came after it.
+        if token.epoch != self.node.epoch:
             self.counters.late += 1
             return 0
-        if message.method_id == METHOD_INVITE and 200 <= message.status < 300:
-            self.invite_ended(slot, transaction_key(
-                &self.transactions, 0, token.slot, token.generation, below.branch, below.sent_by,
-                message.headers[message.first[<int>HEADER_CALL_ID]].value, message.cseq))
-        rewrite_begin(&self.rewrite, message)
-        response_edits(message, &top, &self.rewrite)
-        if self.privacy and asks_privacy(message):
-            asserted_edits(message, &self.rewrite)
-        length = rewrite_length(&self.rewrite)
-        out = <Transport>slot.transport
-        room = out.reserve(length, NULL) if length > 0 else NULL
-        if room == NULL:
-            return self.drop(transport, "response that the client's connection cannot take", source)
-        rewrite_write(&self.rewrite, room)
-        slot.messages_out += 1
-        out.commit()
-        return 0
+        return self.response(transport, &token, &top, source)
 
     cdef int upstream_request(self, Transport transport, int scanned, const Address* source) except -1:
         cdef Message* message = &self.message
@@ -774,7 +795,10 @@ cdef class Edge(Receiver):
         cdef Transport out
         cdef Address back
         cdef uint32_t peer, found
+        cdef uint32_t server = TRANSACTION_NONE
+        cdef uint32_t client = TRANSACTION_NONE
         cdef uint64_t key
+        cdef uint64_t now = self.clock_ms()
         cdef size_t length
         cdef char* room
         cdef Span call_id
@@ -794,6 +818,29 @@ cdef class Edge(Receiver):
         request_check(message, True, &facts)
         if source != NULL:
             answer_address(&facts.via, source, &back)
+        call_id = message.headers[message.first[<int>HEADER_CALL_ID]].value
+        peer = PEER_NONE
+        key = 0
+        if facts.reject == 0:
+            peer = self.peer_for(transport, &back)
+            key = transaction_key(
+                &self.transactions, 1, peer, 0, facts.via.branch, facts.via.sent_by, call_id, message.cseq,
+                text_span(b"INVITE") if message.method_id == METHOD_ACK or message.method_id == METHOD_CANCEL
+                else message.method)
+            found = transaction_find(&self.transactions, key)
+            if found != TRANSACTION_NONE:
+                if message.method_id == METHOD_CANCEL:
+                    return self.cancelled(transport, &back, named, found)
+                if message.method_id == METHOD_ACK:
+                    if self.acknowledged(found):
+                        return 0
+                else:
+                    self.counters.repeated += 1
+                    if transaction_event(&self.transactions, found, EVENT_REQUEST, now) & DO_RESEND:
+                        self.resend(found)
+                    return 0
+            elif message.method_id == METHOD_ACK and self.acks_own_answer(&facts):
+                return 0
         if facts.reject == 0:
             routes_read(&self.node, message, False, 0, 0, NOTHING, &facts)
         if facts.reject == 0 and not facts.has_token and message.method_id == METHOD_OPTIONS and \
@@ -819,37 +866,30 @@ cdef class Edge(Receiver):
                 extra = b"Unsupported: " + facts.unsupported.start[:facts.unsupported.length] + b"\r\n"
             return self.answer(transport, &back, named, facts.reject,
                                text_span(facts.reason if facts.reason != NULL else reason_phrase(facts.reject)), extra)
-        peer = self.peer_for(transport, &back)
-        call_id = message.headers[message.first[<int>HEADER_CALL_ID]].value
-        key = transaction_key(&self.transactions, 1, peer, 0, facts.via.branch, facts.via.sent_by, call_id,
-                              message.cseq)
-        found = transaction_find(&self.transactions, key)
+        out = <Transport>slot.transport
         memset(&forward, 0, sizeof(Forward))
         self.serial += 1
-        forward.branch.kind = TOKEN_BRANCH_DOWN
-        forward.branch.worker = self.node.worker
-        forward.branch.epoch = self.node.epoch
-        forward.branch.slot = facts.token.slot
-        forward.branch.generation = facts.token.generation
-        forward.branch.peer = peer
-        forward.branch.serial = self.serial
-        if found != TRANSACTION_NONE:
-            if message.method_id == METHOD_INVITE:
-                # Repeated, as over UDP it may be: the client has it already, for a WebSocket loses nothing.
-                self.counters.repeated += 1
-                return 0
-            if message.method_id == METHOD_CANCEL or message.method_id == METHOD_ACK:
-                forward.branch.serial = self.transactions.nodes[found].serial
-                if message.method_id == METHOD_ACK:
-                    self.invite_ended(slot, key)
-        out = <Transport>slot.transport
+        if message.method_id != METHOD_ACK:
+            if slot.transaction_count < self.transactions_limit:
+                if message.method_id == METHOD_INVITE or transport.kind == KIND_UDP:
+                    server = self.begin(SERVER_INVITE if message.method_id == METHOD_INVITE else SERVER_OTHER,
+                                        transport.kind != KIND_UDP, False, key, facts.token.slot, slot.generation)
+                client = self.begin(CLIENT_INVITE if message.method_id == METHOD_INVITE else CLIENT_OTHER,
+                                    True, False, 0, facts.token.slot, slot.generation)
+            if client == TRANSACTION_NONE or (server == TRANSACTION_NONE and (
+                    message.method_id == METHOD_INVITE or transport.kind == KIND_UDP)):
+                self.end(client)
+                self.end(server)
+                self.note(transport, "overload", "too many open transactions", source)
+                return self.answer(transport, &back, named, 503, text_span(reason_phrase(503)),
+                                   b"Retry-After: 5\r\n")
+            self.pair(client, server, peer)
+        self.branch_make(&forward.branch, TOKEN_BRANCH_DOWN, facts.token.slot, facts.token.generation, peer, client)
         forward.via_transport = VIA_TRANSPORT[out.kind]
         forward.out_parameter = URI_TRANSPORT[<int>KIND_WS]
         if transport.kind != KIND_LOCAL:
             forward.in_parameter = URI_TRANSPORT[transport.kind]
-        forward.dialog = forward.branch
-        forward.dialog.kind = TOKEN_DIALOG
-        forward.dialog.serial = 0
+        self.flow_make(&forward)
         forward.record_route = forms_dialog(message, &facts)
         forward.received_from = named
         rewrite_begin(&self.rewrite, message)
@@ -858,31 +898,482 @@ cdef class Edge(Receiver):
             asserted_edits(message, &self.rewrite)
         length = rewrite_length(&self.rewrite)
         room = out.reserve(length, NULL) if length > 0 else NULL
-        if room == NULL:
+        if room != NULL:
+            rewrite_write(&self.rewrite, room)
+        if room == NULL or not self.sent(client, room, length, now):
+            self.end(client)
+            self.end(server)
             return self.answer(transport, &back, named, 430, text_span(reason_phrase(430)), b"")
-        rewrite_write(&self.rewrite, room)
         slot.messages_out += 1
-        if message.method_id == METHOD_INVITE:
-            self.invite_begun(slot, key, facts.token.slot, forward.branch.serial, peer)
+        if server != TRANSACTION_NONE:
+            self.started(server, now)
         out.commit()
         return 0
 
+    # -- responses, either way -----------------------------------------------------------------------------------------
+
+    cdef int response(self, Transport transport, const Token* token, const Via* top, const Address* source) except -1:
+        # self.message is a response to a request of ours whose branch `token` was.
+        cdef Message* message = &self.message
+        cdef uint32_t client = self.client_of(token)
+        cdef uint32_t server
+        cdef uint8_t event
+        cdef int action
+        cdef bint orphan
+        cdef uint64_t now = self.clock_ms()
+        cdef Via below
+        if second_via(message, top, &below) != 0 and (
+                client == TRANSACTION_NONE or not self.transactions.nodes[client].hashed):
+            # Only a CANCEL of ours, which is found by a key, has no other Via (16.7 item 3).
+            if message.method_id == METHOD_CANCEL:
+                self.counters.late += 1      # it has its answer: this is the one to a repetition
+                return 0
+            return self.drop(transport, "response to nobody", source)
+        if client == TRANSACTION_NONE:
+            if self.is_open(token):
+                return self.drop(transport, "response with another method than its request", source)
+            if message.method_id == METHOD_INVITE and 200 <= message.status < 300:
+                return self.pass_on(token, top, TRANSACTION_NONE)    # repeated until its ACK comes (RFC 6026 7.2)
+            # 16.7 item 5 of a stateless proxy would send it on; RFC 4320 4.2 says that nobody waits for it.
+            self.counters.late += 1
+            return 0
+        event = event_of(message.status)
+        action = transaction_event(&self.transactions, client, event, now)
+        if action & DO_IMPOSSIBLE:
+            return self.drop(transport, "response that its transaction does not expect", source)
+        if action & DO_ACK:
+            self.acknowledge(client)
+        if event == EVENT_1XX and self.transactions.nodes[client].cancel_wanted:
+            self.transactions.nodes[client].cancel_wanted = False
+            self.cancel(client)
+        server = self.transactions.nodes[client].other
+        orphan = self.transactions.nodes[client].generation == 0
+        if action & DO_END:
+            self.end(client)
+        if action & DO_PASS and not orphan:
+            # A 100 says something about one hop only (16.7 item 5), and outside INVITE no other 1xx is sent (RFC 4320 4.1).
+            if message.status > 199 or (message.status > 100 and message.method_id == METHOD_INVITE):
+                self.pass_on(token, top, server)
+        return 0
+
+    cdef int pass_on(self, const Token* token, const Via* top, uint32_t server) except -1:
+        # Send self.message to where the request came from, without our Via; `server` is that half, if there is one.
+        cdef Message* message = &self.message
+        cdef bint upward = token.kind == TOKEN_BRANCH_UP
+        cdef Slot* slot = NULL
+        cdef Peer* peer
+        cdef Transport out
+        cdef const Address* to = NULL
+        cdef size_t length
+        cdef char* room
+        cdef int action
+        if upward:
+            slot = self.table.tenant(token.slot, token.generation)
+            if slot == NULL:
+                # The client has left: nothing old is given to whoever came after it.
+                self.counters.late += 1
+                return 0
+            out = <Transport>slot.transport
+        else:
+            peer = self.peer_get(token.peer)
+            if peer == NULL:
+                self.end(server)
+                return self.drop(None, "response to a request whose sender is gone", NULL)
+            out = <Transport>peer.transport
+            to = &peer.address
+        if server != TRANSACTION_NONE:
+            self.transactions.nodes[server].status = <uint16_t>message.status
+            action = transaction_event(&self.transactions, server, event_of(message.status), self.clock_ms())
+            if not action & DO_SEND:
+                return 0
+        else:
+            action = 0
+        rewrite_begin(&self.rewrite, message)
+        response_edits(message, top, &self.rewrite)
+        if message.status == 503:
+            # 16.7 item 6: the far end's trouble must not make the client leave us.
+            rewrite_open(&self.rewrite, message.version.start + message.version.length,
+                         <size_t>(span_end(message.start_line) - span_end(message.version)))
+            buffer_add(&self.rewrite.text, b" 500 Server Internal Error", 26)
+            rewrite_close(&self.rewrite)
+        if not upward or (self.privacy and asks_privacy(message)):
+            asserted_edits(message, &self.rewrite)
+        length = rewrite_length(&self.rewrite)
+        room = out.reserve(length, to) if length > 0 else NULL
+        if room == NULL:
+            if action & DO_END:
+                self.end(server)
+            elif server != TRANSACTION_NONE and length > 0 and not self.transactions.nodes[server].reliable:
+                # UDP has no room just now: this one, not the one before it, goes with Timer G or when it is asked for again.
+                room = <char*>malloc(length)
+                if room != NULL:
+                    rewrite_write(&self.rewrite, room)
+                    transaction_keep(&self.transactions.nodes[server], room, length)
+                    free(room)
+            return self.drop(out, "response that cannot be sent", NULL)
+        rewrite_write(&self.rewrite, room)
+        if server != TRANSACTION_NONE:
+            if action & DO_END:
+                self.end(server)
+            elif not self.transactions.nodes[server].reliable:
+                transaction_keep(&self.transactions.nodes[server], room, length)
+        if upward:
+            slot.messages_out += 1
+        out.commit()
+        return 0
+
+    # -- transactions --------------------------------------------------------------------------------------------------
+
+    cdef uint32_t begin(self, uint8_t kind, bint reliable, bint upward, uint64_t key, uint32_t slot,
+                        uint32_t generation) noexcept:
+        cdef Slot* owner = self.table.slot(slot)
+        cdef uint32_t made = transaction_add(&self.transactions, kind, reliable, upward, key, key != 0, slot, generation,
+                                             &owner.transactions)
+        if made != TRANSACTION_NONE and is_client(kind):
+            owner.transaction_count += 1
+        return made
+
+    cdef void end(self, uint32_t number) noexcept:
+        cdef Transaction* node
+        cdef Slot* owner
+        if number == TRANSACTION_NONE:
+            return
+        node = &self.transactions.nodes[number]
+        if node.generation == 0:
+            transaction_remove(&self.transactions, number, &self.transactions.orphans)
+        else:
+            owner = self.table.slot(node.slot)
+            if is_client(node.kind):
+                owner.transaction_count -= 1
+            transaction_remove(&self.transactions, number, &owner.transactions)
+
+    cdef void pair(self, uint32_t client, uint32_t server, uint32_t peer) noexcept:
+        cdef Transaction* node = &self.transactions.nodes[client]
+        node.other = server
+        node.peer = peer
+        node.serial = self.serial
+        if server != TRANSACTION_NONE:
+            self.transactions.nodes[server].other = client
+            self.transactions.nodes[server].peer = peer
+
+    cdef void branch_make(self, Token* token, uint8_t kind, uint32_t slot, uint32_t generation, uint32_t peer,
+                          uint32_t client) noexcept:
+        token.kind = kind
+        token.worker = self.node.worker
+        token.epoch = self.node.epoch
+        token.slot = slot
+        token.generation = generation
+        token.peer = peer
+        token.serial = self.serial
+        token.transaction = client
+
+    cdef void flow_make(self, Forward* forward) noexcept:
+        # The flow's token and the dialog's are the branch's without what is its own.
+        forward.dialog = forward.branch
+        forward.dialog.kind = TOKEN_DIALOG
+        forward.dialog.serial = 0
+        forward.dialog.transaction = 0
+        forward.flow = forward.dialog
+        forward.flow.kind = TOKEN_PATH
+        forward.flow.peer = 0
+
+    cdef bint sent(self, uint32_t client, const char* data, size_t length, uint64_t now) noexcept:
+        # The request is about to go: keep what may have to be repeated, cancelled or answered, and start its timers.
+        cdef Transaction* node
+        cdef Peer* peer
+        if client == TRANSACTION_NONE:
+            return True
+        node = &self.transactions.nodes[client]
+        if node.kind == CLIENT_OTHER and node.upward:
+            peer = self.peer_get(node.peer)
+            if peer != NULL and peer.kind == KIND_LOCAL:
+                self.started(client, now)
+                return True          # the far end is this process: nothing is repeated and nothing lost
+        if not transaction_keep(node, data, length):
+            return False
+        self.started(client, now)
+        return True
+
+    cdef void started(self, uint32_t number, uint64_t now) noexcept:
+        transaction_start(&self.transactions, number, now)
+        if not self.turning:
+            self.turning = True
+            try:
+                self.loop.call_later(WHEEL_STEP_MS / 1000.0, self._turn)
+            except Exception:
+                self.turning = False
+
+    cdef uint32_t client_of(self, const Token* token) noexcept:
+        # The client transaction that our branch names; one for a CANCEL of ours has the branch of its INVITE, so it is
+        # found by a key of its own.
+        cdef Transaction* node
+        if self.message.method_id == METHOD_CANCEL:
+            found = transaction_find(&self.transactions, self.cancel_key(token.transaction, token.serial))
+            if found != TRANSACTION_NONE:
+                return found
+        if token.transaction >= self.transactions.capacity:
+            return TRANSACTION_NONE
+        node = &self.transactions.nodes[token.transaction]
+        if node.state == STATE_FREE or node.serial != token.serial or node.slot != token.slot or \
+                (node.kind == CLIENT_INVITE) != (self.message.method_id == METHOD_INVITE):
+            return TRANSACTION_NONE
+        return token.transaction
+
+    cdef bint is_open(self, const Token* token) noexcept:
+        # Whether the client transaction that our branch names still lives, whatever its method is.
+        cdef Transaction* node
+        if token.transaction >= self.transactions.capacity:
+            return False
+        node = &self.transactions.nodes[token.transaction]
+        return node.state != STATE_FREE and node.serial == token.serial and node.slot == token.slot
+
+    cdef uint64_t cancel_key(self, uint32_t client, uint32_t serial) noexcept:
+        return transaction_key(&self.transactions, 3, client, serial, NOTHING, NOTHING, NOTHING, 0, NOTHING) | 1
+
+    cdef bint acknowledged(self, uint32_t server) noexcept:
+        # An ACK with the branch of this INVITE came: True if it was for our final response, and so ends here.
+        cdef uint8_t state = self.transactions.nodes[server].state
+        if state != STATE_COMPLETED and state != STATE_CONFIRMED:
+            return False
+        if transaction_event(&self.transactions, server, EVENT_ACK, self.clock_ms()) & DO_END:
+            self.end(server)
+        return True
+
+    cdef int cancelled(self, Transport transport, const Address* to, const Address* received_from,
+                       uint32_t server) except -1:
+        # 9.2: a CANCEL is answered here, whatever becomes of its INVITE.
+        self.answer(transport, to, received_from, 200, text_span(reason_phrase(200)), b"")
+        if self.transactions.nodes[server].other != TRANSACTION_NONE:
+            self.cancel(self.transactions.nodes[server].other)
+        return 0
+
+    cdef int cancel(self, uint32_t client) except -1:
+        # 9.1: not before a provisional response has come, and once.
+        cdef Transaction* node = &self.transactions.nodes[client]
+        cdef uint64_t now = self.clock_ms()
+        cdef uint32_t made, slot, generation
+        if node.kind != CLIENT_INVITE or node.cancelled:
+            return 0
+        if node.state == STATE_TRYING:
+            node.cancel_wanted = True
+            return 0
+        if node.state != STATE_PROCEEDING:
+            return 0
+        node.cancelled = True
+        # 9.1: where no final response comes, the INVITE is given up after 64*T1.
+        transaction_end_at(&self.transactions, client, now + TIMER_B_MS)
+        if message_scan(&self.spare, node.data, node.length) != 0:
+            return 0
+        buffer_clear(&self.spare_text)
+        derived_write(&self.spare, b"CANCEL", self.spare.headers[self.spare.first[<int>HEADER_TO]].line,
+                      &self.spare_text)
+        if self.spare_text.failed:
+            return 0
+        made = transaction_add(&self.transactions, CLIENT_OTHER, node.reliable, node.upward,
+                               self.cancel_key(client, node.serial), True, node.slot, 0, &self.transactions.orphans)
+        if made == TRANSACTION_NONE:
+            return 0
+        node = &self.transactions.nodes[client]
+        self.transactions.nodes[made].peer = node.peer
+        self.transactions.nodes[made].serial = node.serial
+        # It goes the way of its INVITE, which the client's leaving does not change.
+        self.transactions.nodes[made].kept = True
+        slot, generation = node.slot, node.generation
+        if not transaction_keep(&self.transactions.nodes[made], self.spare_text.data, self.spare_text.length) or (
+                not self.send_kept(made, generation) and self.transactions.nodes[made].reliable):
+            # Over UDP Timer E sends what found no room.
+            self.end(made)
+            return 0
+        self.started(made, now)
+        return 0
+
+    cdef int acknowledge(self, uint32_t client) except -1:
+        # 17.1.1.3: the ACK to the final response in self.message, hop by hop.
+        cdef Transaction* node = &self.transactions.nodes[client]
+        cdef Message* message = &self.message
+        if message_scan(&self.spare, node.data, node.length) != 0:
+            return 0
+        buffer_clear(&self.spare_text)
+        derived_write(&self.spare, b"ACK", message.headers[message.first[<int>HEADER_TO]].line, &self.spare_text)
+        if not self.spare_text.failed:
+            self.send_bytes(node.upward, node.slot, node.generation, node.peer, self.spare_text.data,
+                            self.spare_text.length)
+        return 0
+
+    cdef bint send_kept(self, uint32_t number, uint32_t generation) noexcept:
+        cdef Transaction* node = &self.transactions.nodes[number]
+        return self.send_bytes(node.upward, node.slot, generation, node.peer, node.data, node.length)
+
+    cdef bint send_bytes(self, bint to_peer, uint32_t slot_number, uint32_t generation, uint32_t peer_number,
+                         const char* data, size_t length) noexcept:
+        # To the SIP side, or to the client.
+        cdef Slot* slot
+        cdef Peer* peer
+        cdef Transport out
+        cdef const Address* to = NULL
+        cdef char* room
+        if to_peer:
+            peer = self.peer_get(peer_number)
+            if peer == NULL:
+                return False
+            out = <Transport>peer.transport
+            to = &peer.address
+        else:
+            slot = self.table.tenant(slot_number, generation) if generation != 0 else NULL
+            if slot == NULL:
+                return False
+            out = <Transport>slot.transport
+            slot.messages_out += 1
+        room = out.reserve(length, to)
+        if room == NULL:
+            return False
+        memcpy(room, data, length)
+        out.commit()
+        return True
+
+    cdef void resend(self, uint32_t number) noexcept:
+        # What a half sent last, again: a client half its request, a server half its response.
+        cdef Transaction* node = &self.transactions.nodes[number]
+        cdef bint to_peer = node.upward
+        if node.data == NULL:
+            return
+        if node.kind == SERVER_INVITE or node.kind == SERVER_OTHER:
+            to_peer = not node.upward
+        else:
+            self.counters.resent += 1
+        self.send_bytes(to_peer, node.slot, node.generation, node.peer, node.data, node.length)
+
+    cdef int fail(self, uint32_t client, int status, bytes extra) except -1:
+        # The far end of this request will not answer: its sender hears so from us, and the client half is over.
+        cdef Transaction* node = &self.transactions.nodes[client]
+        cdef uint32_t server = node.other
+        cdef int action = DO_SEND
+        cdef char tag[8]
+        cdef size_t i
+        if node.data != NULL and (not node.upward or node.generation != 0) and \
+                message_scan(&self.spare, node.data, node.length) == 0:
+            if server != TRANSACTION_NONE:
+                action = transaction_event(&self.transactions, server, event_of(status), self.clock_ms())
+                self.transactions.nodes[server].status = <uint16_t>status
+                node = &self.transactions.nodes[client]
+            for i in range(8):
+                tag[i] = b"0123456789abcdef"[node.serial >> (4 * i) & 15]
+            buffer_clear(&self.spare_text)
+            answer_write(&self.spare, status, text_span(reason_phrase(status)),
+                         span_make(tag, 8 if status > 100 else 0), bytes_span(extra), NULL, True, &self.spare_text)
+            if action & DO_SEND and not self.spare_text.failed:
+                self.counters.answered += 1
+                if server != TRANSACTION_NONE and not self.transactions.nodes[server].reliable:
+                    transaction_keep(&self.transactions.nodes[server], self.spare_text.data, self.spare_text.length)
+                self.send_bytes(not node.upward, node.slot, node.generation, node.peer, self.spare_text.data,
+                                self.spare_text.length)
+            if server != TRANSACTION_NONE and action & DO_END:
+                self.end(server)
+        elif status >= 200:
+            self.end(server)
+        if status >= 200:
+            self.end(client)
+        return 0
+
+    cdef int abandon(self, Slot* slot) except -1:
+        # The client of this slot leaves. What it had asked for is let go, but for an INVITE, which is cancelled, and a BYE
+        # or a CANCEL, which are carried to their end; what it was asked is answered for it.
+        cdef uint32_t number, server
+        cdef Transaction* node
+        while slot.transactions != TRANSACTION_NONE:
+            number = slot.transactions
+            node = &self.transactions.nodes[number]
+            if node.kind == SERVER_INVITE or node.kind == SERVER_OTHER:
+                if node.upward:
+                    self.end(number)
+                else:
+                    self.orphan(number, slot)
+            elif not node.upward:
+                if node.kind == CLIENT_INVITE and node.state == STATE_COMPLETED:
+                    self.end(number)
+                else:
+                    self.fail(number, 480, b"")
+            elif node.kind == CLIENT_INVITE:
+                # It may have arrived or not. It is repeated no more, and cancelled should a sign of it come.
+                self.orphan(number, slot)
+                transaction_quiet(&self.transactions, number)
+                self.cancel(number)
+            elif node.kept:
+                self.orphan(number, slot)
+            else:
+                self.end(number)
+        return 0
+
+    cdef void orphan(self, uint32_t number, Slot* slot) noexcept:
+        if is_client(self.transactions.nodes[number].kind):
+            slot.transaction_count -= 1
+        transaction_orphan(&self.transactions, number, &slot.transactions)
+
+    def _turn(self):
+        """Carry out what the timers say, every WHEEL_STEP_MS while any runs."""
+        cdef uint64_t now = self.clock_ms()
+        cdef uint32_t number
+        cdef uint8_t event
+        cdef int action
+        cdef Transaction* node
+        self.turning = False
+        while True:
+            number = transaction_due(&self.transactions, now, &event)
+            if number == TRANSACTION_NONE:
+                break
+            node = &self.transactions.nodes[number]
+            if event == EVENT_TIMEOUT and node.kind == CLIENT_INVITE and node.state == STATE_PROCEEDING and \
+                    not node.cancelled:
+                self.cancel(number)                     # Timer C, 16.8
+                continue
+            action = transaction_event(&self.transactions, number, event, now)
+            if action & DO_RESEND:
+                self.resend(number)
+            if action & DO_TIMEOUT:
+                if node.kind == SERVER_INVITE:
+                    if node.status == 0 and node.other != TRANSACTION_NONE:
+                        self.fail(node.other, 100, b"")
+                    continue
+                if node.kind == CLIENT_INVITE:
+                    self.fail(number, 408, b"")
+                    continue
+                # RFC 4320 4.1: a 408 to anything but INVITE comes too late for everybody.
+                self.end(node.other)
+            if action & DO_END:
+                self.end(number)
+        if self.transactions.timers > 0 and not self.turning:
+            self.turning = True
+            self.loop.call_later(WHEEL_STEP_MS / 1000.0, self._turn)
+
+    def lost(self, Transport transport not None, unsent=()):
+        """The connection to a stream upstream has ended: what was asked over it is answered with 503 (16.9), but for the
+        messages in ``unsent``, which go over the next one."""
+        cdef uint32_t number
+        cdef Transaction* node
+        spared = {self._client_in(message) for message in unsent}
+        for number in range(self.transactions.capacity):
+            node = &self.transactions.nodes[number]
+            if number not in spared and node.state != STATE_FREE and node.upward and node.peer == transport.peer and (
+                    node.kind == CLIENT_OTHER or (node.kind == CLIENT_INVITE and node.state < STATE_COMPLETED)):
+                self.fail(number, 503, b"Retry-After: 1\r\n")
+
     def undelivered(self, messages):
         """Requests that were kept for an upstream and could not be sent after all: their senders get a 503 each."""
-        cdef bytes message
-        cdef Peer* upstream = self.peer_get(self.upstream)
-        if upstream == NULL:
-            return
+        cdef uint32_t client
         for message in messages:
-            if message_scan(&self.message, PyBytes_AS_STRING(message), <size_t>PyBytes_GET_SIZE(message)) != 0 or \
-                    not self.message.is_request or self.message.method_id == METHOD_ACK:
-                continue
-            buffer_clear(&self.text)
-            answer_write(&self.message, 503, text_span(reason_phrase(503)), NOTHING,
-                         text_span(b"Retry-After: 5\r\n"), NULL, &self.text)
-            answer = self.text.data[:self.text.length]
-            if message_scan(&self.message, PyBytes_AS_STRING(answer), <size_t>PyBytes_GET_SIZE(answer)) == 0:
-                self.upstream_response(<Transport>upstream.transport, &upstream.address)
+            client = self._client_in(message)
+            if client != TRANSACTION_NONE:
+                self.fail(client, 503, b"Retry-After: 5\r\n")
+
+    def _client_in(self, bytes message):
+        """The number of the transaction that a request of ours belongs to."""
+        cdef Via top
+        cdef Token token
+        if message_scan(&self.message, PyBytes_AS_STRING(message), <size_t>PyBytes_GET_SIZE(message)) == 0 and \
+                via_parse(self.message.headers[self.message.first[<int>HEADER_VIA]].value, &top) == 0 and \
+                token_in_branch(top.branch, self.node.key, &token):
+            return self.client_of(&token)
+        return <uint32_t>TRANSACTION_NONE
 
     # -- answers of our own --------------------------------------------------------------------------------------------
 
@@ -893,8 +1384,6 @@ cdef class Edge(Receiver):
         cdef Slot* slot
         cdef char* room
         cdef char tag[8]
-        cdef uint64_t hashed
-        cdef size_t i
         cdef Span call_id = NOTHING
         cdef Span branch = NOTHING
         cdef Via via
@@ -907,12 +1396,9 @@ cdef class Edge(Receiver):
                 branch = via.branch
         else:
             return self.drop(transport, "broken request without a Via to answer by", received_from)
-        # 8.2.7: a stateless answer has the same tag each time it is made.
-        hashed = transaction_key(&self.transactions, 2, 0, 0, branch, NOTHING, call_id, message.cseq)
-        for i in range(8):
-            tag[i] = b"0123456789abcdef"[hashed >> (4 * i) & 15]
+        self.tag_make(branch, call_id, tag)
         buffer_clear(&self.text)
-        answer_write(message, status, reason, span_make(tag, 8), bytes_span(extra), received_from, &self.text)
+        answer_write(message, status, reason, span_make(tag, 8), bytes_span(extra), received_from, False, &self.text)
         self.counters.answered += 1
         if self.text.failed:
             return self.drop(transport, "no memory for an answer", received_from)
@@ -925,6 +1411,20 @@ cdef class Edge(Receiver):
             slot.messages_out += 1
         transport.commit()
         return 0
+
+    cdef void tag_make(self, Span branch, Span call_id, char* tag) noexcept:
+        # 8.2.7: a stateless answer has the same tag each time it is made.
+        cdef uint64_t hashed = transaction_key(&self.transactions, 2, 0, 0, branch, NOTHING, call_id, self.message.cseq,
+                                               NOTHING)
+        cdef size_t i
+        for i in range(8):
+            tag[i] = b"0123456789abcdef"[hashed >> (4 * i) & 15]
+
+    cdef bint acks_own_answer(self, const Facts* facts) noexcept:
+        # The ACK to an INVITE that was answered here without a transaction: 8.2.7 has it ignored.
+        cdef char tag[8]
+        self.tag_make(facts.via.branch, self.message.headers[self.message.first[<int>HEADER_CALL_ID]].value, tag)
+        return span_equal(facts.target_tag, tag, 8)
 
     cdef int drop(self, Transport transport, str text, const Address* source) except -1:
         self.counters.dropped += 1
@@ -1008,6 +1508,8 @@ cdef class Edge(Receiver):
             return PEER_NONE
         if self.uri_is_upstream(uri):
             return self.upstream
+        if uri_is_own(&self.node, uri, NOTHING):
+            return PEER_NONE         # a friend's address it may be, with an upstream on this host, but no next hop
         if self.udp is None or not address_parse_host(&address, uri.host.start, uri.host.length) or \
                 not self.is_trusted(&address):
             return PEER_NONE
@@ -1026,6 +1528,8 @@ cdef class Edge(Receiver):
             return PEER_NONE
         if self.uri_is_upstream(&uri):
             return self.upstream
+        if uri_is_own(&self.node, &uri, NOTHING):
+            return PEER_NONE
         if self.udp is None or not address_parse_host(&address, uri.host.start, uri.host.length):
             return PEER_NONE
         if parameter_find(uri.parameters, b"transport", 9, &transport) and \
@@ -1089,26 +1593,6 @@ cdef class Edge(Receiver):
         peer.address = address[0]
         return <uint32_t>peer.generation << 16 | at
 
-    cdef int invite_begun(self, Slot* slot, uint64_t key, uint32_t number, uint32_t serial, uint32_t peer) except -1:
-        if transaction_find(&self.transactions, key) != TRANSACTION_NONE:
-            return 0
-        if slot.transaction_count >= self.transactions_limit:
-            transaction_remove(&self.transactions, transaction_oldest(&self.transactions, slot.transactions),
-                               &slot.transactions)
-            slot.transaction_count -= 1
-        if transaction_add(&self.transactions, key, number, slot.generation, serial, peer,
-                           &slot.transactions) != TRANSACTION_NONE:
-            slot.transaction_count += 1
-        return 0
-
-    cdef void invite_ended(self, Slot* slot, uint64_t key) noexcept:
-        cdef uint32_t found = transaction_find(&self.transactions, key)
-        # A message can name a transaction of another connection; it may not end it.
-        if found != TRANSACTION_NONE and self.transactions.nodes[found].generation == slot.generation and \
-                self.table.slot(self.transactions.nodes[found].slot) == slot:
-            transaction_remove(&self.transactions, found, &slot.transactions)
-            slot.transaction_count -= 1
-
     cdef bytes path_token(self, uint32_t number, uint32_t generation):
         cdef Token token
         cdef char sealed[TOKEN_LENGTH]
@@ -1162,6 +1646,7 @@ cdef class Edge(Receiver):
         return {
             "connections": self.table.count,
             "transactions": self.transactions.count,
+            "timers": self.transactions.timers,
             "accepted": self.counters.accepted,
             "closed": {str(TERMINATORS[i]): self.counters.closed[i] for i in range(8)},
             "client_requests": self.counters.client_requests,
@@ -1173,6 +1658,7 @@ cdef class Edge(Receiver):
             "late": self.counters.late,
             "untrusted": self.counters.untrusted,
             "repeated": self.counters.repeated,
+            "resent": self.counters.resent,
             "identity": self.counters.identity,
         }
 

@@ -263,6 +263,7 @@ class Worker:
                 upstream.port,
                 make=self._make_stream,
                 on_failed=self.edge.undelivered,
+                on_ended=self.edge.lost,
                 max_queue_bytes=config.max_queue_bytes,
             )
             self.edge.set_upstream(self._upstream, upstream.host, upstream.port, addresses)

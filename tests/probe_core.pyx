@@ -18,6 +18,7 @@ from fastws._connection cimport (
     address_to_pair,
     pair_to_address,
 )
+from fastws._core cimport Edge
 from fastws.sip cimport route, transaction
 from fastws.sip.route cimport Facts, Forward, Name, Node
 from fastws.sip.transaction cimport TRANSACTION_NONE, TransactionTable
@@ -25,7 +26,18 @@ from fastws.transport.address cimport Address
 from fastws.transport.base cimport KIND_UDP, KIND_WS, Receiver, Transport
 from fastws.wire cimport rewrite as edits
 from fastws.wire cimport token as tokens
-from fastws.wire.message cimport HEADER_VIA, Message, Uri, Via, message_free, message_init, message_scan, uri_parse, via_parse
+from fastws.wire.message cimport (
+    HEADER_TO,
+    HEADER_VIA,
+    Message,
+    Uri,
+    Via,
+    message_free,
+    message_init,
+    message_scan,
+    uri_parse,
+    via_parse,
+)
 from fastws.wire.rewrite cimport Buffer, Rewrite, buffer_add, buffer_free, buffer_init
 from fastws.wire.siphash cimport siphash_end, siphash_feed, siphash_start, siphash_state
 from fastws.wire.span cimport Span, span_make
@@ -48,8 +60,9 @@ cdef bytes bytes_of(Span span):
 # ---- transports and receivers --------------------------------------------------------------------------------------------
 
 cdef class Dummy(Transport):
-    """A transport that keeps what it is told."""
+    """A transport that keeps what it is told; while ``full`` it has no room."""
 
+    cdef public bint full
     cdef readonly list sent
     cdef readonly list finished          # (code, reason, terminator)
     cdef bytes pending
@@ -61,6 +74,8 @@ cdef class Dummy(Transport):
         self.finished = []
 
     cdef char* reserve(self, size_t length, const Address* to) noexcept:
+        if self.full:
+            return NULL
         self.pending = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
         return PyBytes_AS_STRING(self.pending)
 
@@ -334,18 +349,20 @@ cdef class Lookups:
 # ---- tokens --------------------------------------------------------------------------------------------------------------
 
 cdef tuple token_tuple(const Token* token):
-    return token.kind, token.worker, token.epoch, token.slot, token.generation, token.peer, token.serial
+    return (token.kind, token.worker, token.loop, token.epoch, token.slot, token.generation, token.peer, token.serial,
+            token.transaction)
 
 
 cdef Token token_struct(fields):
     cdef Token token
     memset(&token, 0, sizeof(Token))
-    token.kind, token.worker, token.epoch, token.slot, token.generation, token.peer, token.serial = fields
+    (token.kind, token.worker, token.loop, token.epoch, token.slot, token.generation, token.peer, token.serial,
+     token.transaction) = fields
     return token
 
 
 def token_seal(fields, bytes key not None, bytes call_id=None):
-    """The 40 characters; ``fields``: kind, worker, epoch, slot, generation, peer, serial."""
+    """The 48 characters; ``fields``: kind, worker, loop, epoch, slot, generation, peer, serial, transaction."""
     cdef Token token = token_struct(fields)
     cdef char* out = <char*>malloc(TOKEN_LENGTH)
     try:
@@ -473,14 +490,34 @@ def uint_text(uint64_t number):
 
 # ---- transactions --------------------------------------------------------------------------------------------------------
 
+KINDS = {"CLIENT_INVITE": <int>transaction.CLIENT_INVITE, "CLIENT_OTHER": <int>transaction.CLIENT_OTHER,
+         "SERVER_INVITE": <int>transaction.SERVER_INVITE, "SERVER_OTHER": <int>transaction.SERVER_OTHER}
+STATES = {"FREE": <int>transaction.STATE_FREE, "TRYING": <int>transaction.STATE_TRYING,
+          "PROCEEDING": <int>transaction.STATE_PROCEEDING, "COMPLETED": <int>transaction.STATE_COMPLETED,
+          "CONFIRMED": <int>transaction.STATE_CONFIRMED, "ACCEPTED": <int>transaction.STATE_ACCEPTED,
+          "TERMINATED": <int>transaction.STATE_TERMINATED}
+EVENTS = {"REQUEST": <int>transaction.EVENT_REQUEST, "ACK": <int>transaction.EVENT_ACK,
+          "1XX": <int>transaction.EVENT_1XX, "2XX": <int>transaction.EVENT_2XX, "FINAL": <int>transaction.EVENT_FINAL,
+          "REPEAT": <int>transaction.EVENT_REPEAT, "TIMEOUT": <int>transaction.EVENT_TIMEOUT}
+EVENT_COUNT = <int>transaction.EVENT_COUNT
+ACTIONS = {"NOTHING": <int>transaction.DO_NOTHING, "PASS": <int>transaction.DO_PASS, "SEND": <int>transaction.DO_SEND,
+           "RESEND": <int>transaction.DO_RESEND, "ACK": <int>transaction.DO_ACK, "TIMEOUT": <int>transaction.DO_TIMEOUT,
+           "END": <int>transaction.DO_END, "IMPOSSIBLE": <int>transaction.DO_IMPOSSIBLE}
+TIMES_MS = {"T1": <int>transaction.T1_MS, "T2": <int>transaction.T2_MS, "T4": <int>transaction.T4_MS,
+            "B": <int>transaction.TIMER_B_MS, "C": <int>transaction.TIMER_C_MS, "D": <int>transaction.TIMER_D_MS,
+            "100": <int>transaction.TRYING_MS, "step": <int>transaction.WHEEL_STEP_MS,
+            "slots": <int>transaction.WHEEL_SLOTS}
+
+
 cdef class Transactions:
-    """One TransactionTable, and the heads of its owners' lists by name."""
+    """One TransactionTable, and the heads of its owners' lists by name. The owner None: the orphans of the table."""
 
     cdef TransactionTable table
     cdef dict heads
 
-    def __cinit__(self, bytes key not None):
-        if transaction.transactions_init(&self.table, <const uint8_t*>PyBytes_AS_STRING(key)) != 0:
+    def __cinit__(self, bytes key not None, uint32_t limit=1 << 20):
+        assert len(key) == 16
+        if transaction.transactions_init(&self.table, <const uint8_t*>PyBytes_AS_STRING(key), limit) != 0:
             raise MemoryError
         self.heads = {}
 
@@ -495,14 +532,42 @@ cdef class Transactions:
     def capacity(self):
         return self.table.capacity
 
-    def key(self, side, a, b, bytes branch, bytes sent_by, bytes call_id, cseq):
-        return transaction.transaction_key(&self.table, side, a, b, span_of(branch), span_of(sent_by),
-                                           span_of(call_id), cseq)
+    @property
+    def bucket_count(self):
+        return self.table.bucket_count
 
-    def add(self, owner, uint64_t key, slot=0, generation=1, serial=0, peer=0):
-        cdef uint32_t head = self.heads.get(owner, NONE)
-        cdef uint32_t number = transaction.transaction_add(&self.table, key, slot, generation, serial, peer, &head)
-        self.heads[owner] = head
+    @property
+    def timers(self):
+        """How many nodes are on the wheel."""
+        return self.table.timers
+
+    def key(self, side, a, b, bytes branch, bytes sent_by, bytes call_id, cseq, bytes method=b"INVITE"):
+        return transaction.transaction_key(&self.table, side, a, b, span_of(branch), span_of(sent_by),
+                                           span_of(call_id), cseq, span_of(method))
+
+    cdef uint32_t head(self, owner):
+        return self.table.orphans if owner is None else self.heads.get(owner, NONE)
+
+    cdef int head_set(self, owner, uint32_t head) except -1:
+        if owner is None:
+            self.table.orphans = head
+        else:
+            self.heads[owner] = head
+        return 0
+
+    cdef transaction.Transaction* there(self, uint32_t number) except NULL:
+        if number >= self.table.capacity or self.table.nodes[number].state == transaction.STATE_FREE:
+            raise IndexError(number)
+        return &self.table.nodes[number]
+
+    def add(self, owner, kind=0, *, key=0, hashed=False, reliable=False, upward=True, slot=0, generation=1):
+        """The number, or None at the limit."""
+        cdef uint32_t head = self.head(owner)
+        cdef uint32_t number = transaction.transaction_add(&self.table, kind, reliable, upward, key, hashed, slot,
+                                                           generation, &head)
+        if number == TRANSACTION_NONE:
+            return None
+        self.head_set(owner, head)
         return number
 
     def find(self, uint64_t key):
@@ -510,32 +575,229 @@ cdef class Transactions:
         return None if number == TRANSACTION_NONE else number
 
     def remove(self, owner, uint32_t number):
-        cdef uint32_t head = self.heads[owner]
+        cdef uint32_t head = self.head(owner)
+        self.there(number)
         transaction.transaction_remove(&self.table, number, &head)
-        self.heads[owner] = head
+        self.head_set(owner, head)
 
-    def oldest(self, owner):
-        cdef uint32_t number = transaction.transaction_oldest(&self.table, self.heads.get(owner, NONE))
-        return None if number == TRANSACTION_NONE else number
+    def orphan(self, owner, uint32_t number):
+        cdef uint32_t head = self.head(owner)
+        self.there(number)
+        transaction.transaction_orphan(&self.table, number, &head)
+        self.head_set(owner, head)
+
+    def keep(self, uint32_t number, bytes data not None):
+        """transaction_keep, from a buffer of exactly this length that is gone behind the call."""
+        cdef size_t length = <size_t>len(data)
+        cdef char* copy = <char*>malloc(length + (length == 0))
+        self.there(number)
+        memcpy(copy, PyBytes_AS_STRING(data), length)
+        try:
+            return bool(transaction.transaction_keep(&self.table.nodes[number], copy, length))
+        finally:
+            free(copy)
+
+    def kept(self, uint32_t number):
+        cdef transaction.Transaction* one = self.there(number)
+        return None if one.data == NULL else <bytes>one.data[:one.length]
 
     def node(self, uint32_t number):
-        """slot, generation, serial, peer"""
-        assert number < self.table.capacity
-        return (self.table.nodes[number].slot, self.table.nodes[number].generation, self.table.nodes[number].serial,
-                self.table.nodes[number].peer)
+        """The plain fields of a node; times and numbers that are not set are None."""
+        cdef transaction.Transaction* one = self.there(number)
+        return {
+            "kind": one.kind, "state": one.state, "reliable": bool(one.reliable), "upward": bool(one.upward),
+            "cancel_wanted": bool(one.cancel_wanted), "cancelled": bool(one.cancelled), "kept": bool(one.kept),
+            "hashed": bool(one.hashed), "status": one.status, "key": one.key, "slot": one.slot,
+            "generation": one.generation, "serial": one.serial, "peer": one.peer,
+            "other": None if one.other == TRANSACTION_NONE else one.other,
+            "interval_ms": one.interval_ms, "repeat_ms": one.repeat_ms or None, "end_ms": one.end_ms or None,
+            "on_wheel": one.wheel_slot != TRANSACTION_NONE,
+        }
+
+    def change(self, uint32_t number, **fields):
+        """Set fields as the core does while it runs; ``state``: any, to see what a machine makes of it there."""
+        cdef transaction.Transaction* one = self.there(number)
+        for name, value in fields.items():
+            if name == "state":
+                one.state = value
+            elif name == "status":
+                one.status = value
+            elif name == "cancelled":
+                one.cancelled = value
+            elif name == "serial":
+                one.serial = value
+            elif name == "peer":
+                one.peer = value
+            elif name == "other":
+                one.other = value
+            else:
+                raise KeyError(name)
+
+    def pair(self, uint32_t first, uint32_t second):
+        """Each the other half of the other."""
+        self.there(first).other = second
+        self.there(second).other = first
+
+    def start(self, uint32_t number, uint64_t now):
+        self.there(number)
+        transaction.transaction_start(&self.table, number, now)
+
+    def event(self, uint32_t number, uint8_t event, uint64_t now):
+        """What is to be done: a sum of ACTIONS."""
+        assert event < EVENT_COUNT
+        self.there(number)
+        return transaction.transaction_event(&self.table, number, event, now)
+
+    def end_at(self, uint32_t number, uint64_t end):
+        self.there(number)
+        transaction.transaction_end_at(&self.table, number, end)
+
+    def quiet(self, uint32_t number):
+        self.there(number)
+        transaction.transaction_quiet(&self.table, number)
+
+    def due(self, uint64_t now):
+        """(number, event), or None."""
+        cdef uint8_t event = 255
+        cdef uint32_t number = transaction.transaction_due(&self.table, now, &event)
+        return None if number == TRANSACTION_NONE else (number, event)
 
     def walk(self, owner):
         """The numbers of an owner's list, the newest first; every link back is checked on the way."""
-        cdef uint32_t at = self.heads.get(owner, NONE)
+        cdef uint32_t at = self.head(owner)
         cdef uint32_t previous = TRANSACTION_NONE
         found = []
         while at != TRANSACTION_NONE:
-            assert self.table.nodes[at].owner_previous == previous
-            assert len(found) <= self.table.count
+            assert self.there(at).owner_previous == previous
+            assert len(found) < self.table.count
             found.append(at)
             previous = at
             at = self.table.nodes[at].owner_next
         return found
+
+    def audit(self):
+        """Walk through the whole arena: AssertionError where a chain, a list or a count disagrees with the nodes."""
+        cdef uint32_t at, previous, place
+        cdef TransactionTable* table = &self.table
+        used = {at for at in range(table.capacity) if table.nodes[at].state != transaction.STATE_FREE}
+        assert len(used) == table.count, "count"
+        assert table.capacity <= table.limit, "limit"
+        assert table.bucket_count & (table.bucket_count - 1) == 0, "buckets are a power of two"
+        spare = set()
+        at = table.free_head
+        while at != TRANSACTION_NONE:
+            assert at not in spare and at not in used, "list of the free"
+            assert table.nodes[at].data == NULL, "data of a free node"
+            spare.add(at)
+            at = table.nodes[at].bucket_next
+        assert len(spare) + len(used) == table.capacity, "free or used"
+        chained = set()
+        for place in range(table.bucket_count):
+            at = table.buckets[place]
+            while at != TRANSACTION_NONE:
+                assert at in used and at not in chained and table.nodes[at].hashed, "chain"
+                assert table.nodes[at].key & (table.bucket_count - 1) == place, "bucket"
+                chained.add(at)
+                at = table.nodes[at].bucket_next
+        assert chained == {at for at in used if table.nodes[at].hashed}, "hashed"
+        turning = set()
+        for place in range(<uint32_t>transaction.WHEEL_SLOTS):
+            at = table.wheel[place]
+            previous = TRANSACTION_NONE
+            while at != TRANSACTION_NONE:
+                assert at in used and at not in turning, "wheel"
+                assert table.nodes[at].wheel_slot == place, "place on the wheel"
+                assert table.nodes[at].wheel_previous == previous, "link back on the wheel"
+                turning.add(at)
+                previous = at
+                at = table.nodes[at].wheel_next
+        assert len(turning) == table.timers, "timers"
+        for at in used - turning:
+            assert table.nodes[at].wheel_slot == TRANSACTION_NONE, "not on the wheel"
+        listed = []
+        for owner in [None, *self.heads]:
+            listed += self.walk(owner)
+        assert sorted(listed) == sorted(used), "owners"
+        for at in used:
+            if table.nodes[at].other != TRANSACTION_NONE:
+                assert table.nodes[at].other in used, "other half"
+
+    def lives(self, int rounds, kind, bytes data not None, bint reliable, uint64_t now):
+        """Begin, keep the request, start the timers, hear a 1xx and a final response, end: `rounds` times in C, as the
+        core does for a client half. How many came to their end."""
+        cdef uint32_t head = TRANSACTION_NONE
+        cdef uint32_t number
+        cdef int i, action
+        cdef int ended = 0
+        for i in range(rounds):
+            number = transaction.transaction_add(&self.table, kind, reliable, True, 0, False, 0, 1, &head)
+            if number == TRANSACTION_NONE:
+                break
+            transaction.transaction_keep(&self.table.nodes[number], PyBytes_AS_STRING(data), <size_t>len(data))
+            transaction.transaction_start(&self.table, number, now)
+            transaction.transaction_event(&self.table, number, transaction.EVENT_1XX, now)
+            action = transaction.transaction_event(&self.table, number, transaction.EVENT_2XX, now)
+            if action & transaction.DO_END:
+                transaction.transaction_remove(&self.table, number, &head)
+                ended += 1
+        return ended
+
+    def calls(self, int rounds, bytes data not None, bint reliable, uint64_t now, bytes branch not None):
+        """An INVITE with both halves, found by its key, with 180, 486 and ACK: `rounds` times in C. How many were found
+        and came to their end."""
+        cdef uint32_t head = TRANSACTION_NONE
+        cdef uint32_t server, client
+        cdef uint64_t key
+        cdef uint8_t event
+        cdef int i
+        cdef int ended = 0
+        cdef Span nothing = span_make(NULL, 0)
+        for i in range(rounds):
+            key = transaction.transaction_key(&self.table, 0, 0, 1, span_of(branch), nothing, nothing, <uint32_t>i,
+                                              span_make(b"INVITE", 6))
+            server = transaction.transaction_add(&self.table, transaction.SERVER_INVITE, reliable, True, key, True, 0, 1,
+                                                 &head)
+            client = transaction.transaction_add(&self.table, transaction.CLIENT_INVITE, reliable, True, 0, False, 0, 1,
+                                                 &head)
+            if server == TRANSACTION_NONE or client == TRANSACTION_NONE:
+                break
+            transaction.transaction_keep(&self.table.nodes[client], PyBytes_AS_STRING(data), <size_t>len(data))
+            transaction.transaction_start(&self.table, client, now)
+            transaction.transaction_start(&self.table, server, now)
+            for event in (<uint8_t>transaction.EVENT_1XX, <uint8_t>transaction.EVENT_FINAL):
+                transaction.transaction_event(&self.table, client, event, now)
+                transaction.transaction_event(&self.table, server, event, now)
+            server = transaction.transaction_find(&self.table, key)
+            if server != TRANSACTION_NONE:
+                transaction.transaction_event(&self.table, server, transaction.EVENT_ACK, now)
+                transaction.transaction_remove(&self.table, server, &head)
+                transaction.transaction_remove(&self.table, client, &head)
+                ended += 1
+        return ended
+
+    def run_out(self, uint64_t now):
+        """Fire all that is due, and start anew what has not come to its end, in C: how many fired."""
+        cdef uint8_t event
+        cdef uint32_t number
+        cdef size_t fired = 0
+        while True:
+            number = transaction.transaction_due(&self.table, now, &event)
+            if number == TRANSACTION_NONE:
+                return fired
+            fired += 1
+            if not transaction.transaction_event(&self.table, number, event, now) & transaction.DO_END:
+                continue
+            self.table.nodes[number].state = transaction.STATE_TRYING
+            transaction.transaction_start(&self.table, number, now)
+
+
+cdef class ClockedEdge(Edge):
+    """An Edge whose clock stands at ``now`` (ms) until a test moves it on."""
+
+    cdef public uint64_t now
+
+    cdef uint64_t clock_ms(self) noexcept:
+        return self.now
 
 
 # ---- route ---------------------------------------------------------------------------------------------------------------
@@ -646,9 +908,9 @@ cdef class Scanned:
         forward.via_transport = PyBytes_AS_STRING(via_transport)
         forward.out_parameter = PyBytes_AS_STRING(out_parameter)
         forward.in_parameter = PyBytes_AS_STRING(in_parameter) if in_parameter is not None else NULL
-        forward.branch = token_struct(how.get("branch", (3, 0, 7, 0, 1, 0, 1)))
-        forward.dialog = token_struct(how.get("dialog", (2, 0, 7, 0, 1, 0, 0)))
-        forward.flow = token_struct(how.get("flow", (1, 0, 7, 0, 1, 0, 0)))
+        forward.branch = token_struct(how.get("branch", (3, 0, 0, 7, 0, 1, 0, 1, 0)))
+        forward.dialog = token_struct(how.get("dialog", (2, 0, 0, 7, 0, 1, 0, 0, 0)))
+        forward.flow = token_struct(how.get("flow", (1, 0, 0, 7, 0, 1, 0, 0, 0)))
         forward.record_route = how.get("record_route", False)
         forward.path = how.get("path", False)
         forward.outbound = how.get("outbound", False)
@@ -680,7 +942,7 @@ cdef class Scanned:
         route.asserted_edits(&self.message, &self.rewrite)
         return self.written()
 
-    def answer(self, int status, bytes reason, bytes tag=b"", bytes extra=b"", received_from=None):
+    def answer(self, int status, bytes reason, bytes tag=b"", bytes extra=b"", received_from=None, own=False):
         """answer_write."""
         cdef Buffer out
         cdef Address address
@@ -688,7 +950,18 @@ cdef class Scanned:
             pair_to_address(received_from, &address)
         buffer_init(&out)
         route.answer_write(&self.message, status, span_of(reason), span_of(tag), span_of(extra),
-                           &address if received_from is not None else NULL, &out)
+                           &address if received_from is not None else NULL, own, &out)
+        text = <bytes>out.data[:out.length]
+        buffer_free(&out)
+        return text
+
+    def derived(self, bytes method not None, bytes to_line=None):
+        """derived_write; without `to_line` the To of the message itself."""
+        cdef Buffer out
+        cdef Span to = span_of(to_line) if to_line is not None else \
+            self.message.headers[self.message.first[<int>HEADER_TO]].line
+        buffer_init(&out)
+        route.derived_write(&self.message, PyBytes_AS_STRING(method), to, &out)
         text = <bytes>out.data[:out.length]
         buffer_free(&out)
         return text
@@ -716,8 +989,8 @@ cdef class Scanned:
         forward.via_transport = b"UDP"
         forward.out_parameter = b";transport=udp"
         forward.in_parameter = b";transport=ws"
-        forward.branch = token_struct((3, 0, 7, 0, 1, 0, 1))
-        forward.dialog = token_struct((2, 0, 7, 0, 1, 0, 0))
+        forward.branch = token_struct((3, 0, 0, 7, 0, 1, 0, 1, 0))
+        forward.dialog = token_struct((2, 0, 0, 7, 0, 1, 0, 0, 0))
         forward.record_route = how.get("record_route", False)
         forward.strip_asserted = True
         out = <char*>malloc(length + 2048)

@@ -42,7 +42,7 @@ TESTED_ELSEWHERE = {
 ROOMS = ["wire", "transport", "sip"]
 
 # The checklist has 51 lines. These have no test yet; the list may only become shorter.
-OPEN_RULES = {26, 31, 33, 34, 36, 37, 38, 39, 40, 41, 42, 43, 44}
+OPEN_RULES = {26, 31, 33, 40}
 RULES = range(1, 52)
 
 

@@ -15,7 +15,7 @@ from .conftest import free_port, wait_for
 from .interop.peers import Edge
 from .relay import HOST, NAMED, Client, TcpServer, UdpServer, answer, contact, diary, lines, request, status
 
-TOKEN = re.compile(r"<sip:([A-Za-z0-9_-]{40})@([^;>]+)((?:;[^>]*)?)>")
+TOKEN = re.compile(r"<sip:([A-Za-z0-9_-]{48})@([^;>]+)((?:;[^>]*)?)>")
 
 
 class Place:
@@ -77,7 +77,7 @@ def test_a_request_goes_up_with_our_via_on_top_and_one_hop_less(place: Place, al
     alice.send(request("OPTIONS", 7))
     received = place.up.receive()
     top, below = lines(received, "Via")
-    assert re.fullmatch(rf"SIP/2\.0/UDP {HOST}:{place.edge.sip_port};branch=z9hG4bK[A-Za-z0-9_-]{{40}};rport", top)
+    assert re.fullmatch(rf"SIP/2\.0/UDP {HOST}:{place.edge.sip_port};branch=z9hG4bK[A-Za-z0-9_-]{{48}};rport", top)
     assert below == "SIP/2.0/WS alice.invalid;branch=z9hG4bK7"
     assert lines(received, "Max-Forwards") == ["69"]
     place.up.send(answer(received, 200))
@@ -303,32 +303,59 @@ def test_a_dialog_token_opens_only_under_its_own_call_id(place: Place, alice: Cl
     assert alice.silent(0.1)
 
 
-def test_cancel_and_the_ack_to_a_refusal_carry_the_branch_of_their_invite(place: Place, alice: Client) -> None:
+@pytest.mark.rule(41)
+@pytest.mark.rule(42)
+def test_cancel_and_the_ack_to_a_refusal_are_made_here_with_the_branch_of_their_invite(
+    place: Place, alice: Client
+) -> None:
     alice.send(request("INVITE", 9, call_id="x1", headers="Contact: <sip:alice@alice.invalid;transport=ws>\r\n"))
     invite = place.up.receive()
+    place.up.send(answer(invite, 180, "Ringing"))
+    assert status(alice.receive()) == 180
     alice.send(request("CANCEL", 9, call_id="x1"))
-    cancel = place.up.receive()
-    assert cancel.startswith("CANCEL ")
-    assert lines(cancel, "Via")[0] == lines(invite, "Via")[0]
-    place.up.send(answer(cancel, 200))
     assert status(alice.receive()) == 200
+    cancel = place.up.receive()
+    assert cancel.startswith("CANCEL sip:bob@example.com SIP/2.0\r\n")
+    assert lines(cancel, "Via") == lines(invite, "Via")[:1]
+    assert lines(cancel, "CSeq") == ["1 CANCEL"]
+    place.up.send(answer(cancel, 200))
     place.up.send(answer(invite, 487, "Request Terminated"))
+    ack = place.up.receive()
+    assert ack.startswith("ACK sip:bob@example.com SIP/2.0\r\n")
+    assert lines(ack, "Via") == lines(invite, "Via")[:1]
+    assert lines(ack, "To") == ["<sip:bob@example.com>;tag=u1"]
     assert status(alice.receive()) == 487
     alice.send(request("ACK", 9, call_id="x1", to_tag="u1"))
-    ack = place.up.receive()
-    assert lines(ack, "Via")[0] == lines(invite, "Via")[0]
+    assert place.up.silent()
+    assert alice.silent(0.05)
 
 
-def test_cancel_from_the_server_carries_the_branch_of_its_invite(place: Place, alice: Client) -> None:
+def test_cancel_from_the_server_is_answered_and_sent_on_once_the_client_has_answered(
+    place: Place, alice: Client
+) -> None:
     path = register(place, alice)
     place.up.send(downward("INVITE", path, number=21), place.down)
     invite = alice.receive()
     # Over UDP a request may be repeated; the client has it already.
     place.up.send(downward("INVITE", path, number=21), place.down)
     place.up.send(downward("CANCEL", path, number=21), place.down)
+    codes = sorted(status(place.up.receive()) for _ in range(2))
+    assert codes == [100, 200]
+    assert alice.silent(0.2)
+    alice.send(answer(invite, 180, "Ringing"))
     cancel = alice.receive()
     assert cancel.startswith("CANCEL ")
-    assert lines(cancel, "Via")[0] == lines(invite, "Via")[0]
+    assert lines(cancel, "Via") == lines(invite, "Via")[:1]
+    alice.send(answer(cancel, 200))
+    assert status(place.up.receive()) == 180
+    alice.send(answer(invite, 487, "Request Terminated"))
+    ack = alice.receive()
+    assert ack.startswith("ACK ")
+    assert lines(ack, "Via") == lines(invite, "Via")[:1]
+    assert status(place.up.receive()) == 487
+    place.up.send(downward("ACK", path, number=21, to_tag="u1"), place.down)
+    assert alice.silent(0.2)
+    assert place.up.silent(0.7)
 
 
 @pytest.mark.rule(46)
@@ -369,7 +396,7 @@ def test_what_a_server_repeats_for_privacy_is_cut_only_where_configured(tmp_path
     up = UdpServer()
     with Edge(tmp_path, upstream=[up.uri], policy=NAMED, config="privacy = true\n") as edge:
         alice = Client(edge.url)
-        alice.send(request("OPTIONS"))
+        alice.send(request("INVITE", headers=contact()))
         received = up.receive()
         asserted = "P-Asserted-Identity: <sip:bob@example.com>\r\n"
         up.send(answer(received, 180, headers=f"{asserted}Privacy: header;id\r\n"))
@@ -420,7 +447,6 @@ def test_a_tcp_upstream_gets_framed_messages_and_its_requests_come_back(tmp_path
         both = answer(received, 100, "Trying") + answer(received, 200)
         for byte in both.encode():
             up.send(bytes([byte]))
-        assert status(alice.receive()) == 100
         assert status(alice.receive()) == 200
         alice.send(request("REGISTER", 2, headers=contact()))
         [path] = lines(up.receive(), "Path")
@@ -564,7 +590,9 @@ def test_a_client_cannot_end_the_invite_of_another(tmp_path: Path) -> None:
         forged = answer(for_alice, 200).replace(lines(for_alice, "Via")[0], lines(for_mallory, "Via")[0])
         for _ in range(3):
             mallory.send(forged)
-        assert status(up.receive()) == 200
+        assert status(up.receive()) == 100
+        assert up.silent()
+        alice.send(answer(for_alice, 180, "Ringing"))
         up.send(downward("CANCEL", paths[0], number=1), (HOST, edge.sip_port))
         cancel = alice.receive()
         assert lines(cancel, "Via")[0] == lines(for_alice, "Via")[0]
@@ -605,3 +633,14 @@ def test_a_tcp_upstream_that_hangs_up_at_once_is_not_dialled_in_a_loop(tmp_path:
         # At once, after 0.1, 0.2, 0.4, 0.8 s.
         assert 2 <= dialled <= 5
     up.close()
+
+
+def test_the_ack_to_an_answer_of_our_own_goes_no_further(place: Place, alice: Client) -> None:
+    alice.send(request("INVITE", 61, call_id="own", headers="Proxy-Require: x\r\n" + contact()))
+    refused = alice.receive()
+    assert status(refused) == 420
+    tag = lines(refused, "To")[0].partition(";tag=")[2]
+    alice.send(request("ACK", 61, call_id="own", to_tag=tag))
+    assert place.up.silent()
+    alice.send(request("ACK", 62, call_id="own", to_tag="else"))
+    assert place.up.receive().startswith("ACK ")

@@ -87,8 +87,12 @@ cdef void length_edit(const Message* message, Rewrite* rewrite) noexcept nogil
 cdef void asserted_edits(const Message* message, Rewrite* rewrite) noexcept nogil
 # Write an answer to a request: status line, its Vias, From, To (with `tag` where it has none), Call-ID, CSeq, `extra`
 # (whole lines), Content-Length: 0. Works with what a broken request has. `received_from` as in Forward.
+# `own`: the request is one that we sent, so the topmost Via is ours and left out.
 cdef void answer_write(const Message* message, int status, Span reason, Span tag, Span extra,
-                       const Address* received_from, Buffer* out) noexcept nogil
+                       const Address* received_from, bint own, Buffer* out) noexcept nogil
+# Write the CANCEL (9.1) or the ACK to a final response (17.1.1.3) that belongs to an INVITE that we sent: its Request-URI,
+# topmost Via, Routes, From, Call-ID, CSeq number; To from `to_line`, whole with its CR LF.
+cdef void derived_write(const Message* invite, const char* method, Span to_line, Buffer* out) noexcept nogil
 # True if Privacy asks that the identity be kept from the far end (RFC 3323 4.2, RFC 3325 9.3).
 cdef bint asks_privacy(const Message* message) noexcept nogil
 cdef const char* reason_phrase(int status) noexcept nogil

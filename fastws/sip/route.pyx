@@ -385,7 +385,7 @@ cdef void response_edits(const Message* message, const Via* via, Rewrite* rewrit
 
 
 cdef void answer_write(const Message* message, int status, Span reason, Span tag, Span extra,
-                       const Address* received_from, Buffer* out) noexcept nogil:
+                       const Address* received_from, bint own, Buffer* out) noexcept nogil:
     cdef size_t i
     cdef const Header* header
     cdef Via via
@@ -401,7 +401,9 @@ cdef void answer_write(const Message* message, int status, Span reason, Span tag
     for i in range(message.count):
         header = &message.headers[i]
         if header.id == HEADER_VIA:
-            if first_via and received_from != NULL and via_parse(header.value, &via) == 0:
+            if first_via and own:
+                pass
+            elif first_via and received_from != NULL and via_parse(header.value, &via) == 0:
                 buffer_add(out, b"Via: ", 5)
                 add_received(&via, received_from, out)
                 buffer_add(out, span_end(via.whole), <size_t>(span_end(header.line) - span_end(via.whole)))
@@ -427,6 +429,31 @@ cdef void answer_write(const Message* message, int status, Span reason, Span tag
     buffer_add(out, b"Content-Length: 0\r\n\r\n", 21)
 
 
+cdef void derived_write(const Message* invite, const char* method, Span to_line, Buffer* out) noexcept nogil:
+    cdef size_t i
+    cdef const Header* header
+    cdef bint first_via = True
+    add_text(out, method)
+    buffer_add(out, b" ", 1)
+    buffer_add_span(out, invite.uri)
+    buffer_add(out, b" SIP/2.0\r\n", 10)
+    for i in range(invite.count):
+        header = &invite.headers[i]
+        if header.id == HEADER_VIA:
+            if first_via:
+                buffer_add_span(out, header.line)
+            first_via = False
+        elif header.id == HEADER_ROUTE or header.id == HEADER_FROM or header.id == HEADER_CALL_ID:
+            buffer_add_span(out, header.line)
+        elif header.id == HEADER_TO:
+            buffer_add_span(out, to_line)
+    buffer_add(out, b"Max-Forwards: 70\r\nCSeq: ", 24)
+    buffer_add_uint(out, invite.cseq)
+    buffer_add(out, b" ", 1)
+    add_text(out, method)
+    buffer_add(out, b"\r\nContent-Length: 0\r\n\r\n", 23)
+
+
 cdef bint asks_privacy(const Message* message) noexcept nogil:
     cdef int32_t at = message_next(message, <uint16_t>HEADER_PRIVACY, -1)
     cdef Span value, part
@@ -445,6 +472,7 @@ cdef bint asks_privacy(const Message* message) noexcept nogil:
 
 
 cdef const char* reason_phrase(int status) noexcept nogil:
+    if status == 100: return b"Trying"
     if status == 200: return b"OK"
     if status == 400: return b"Bad Request"
     if status == 401: return b"Unauthorized"

@@ -9,6 +9,10 @@ from fastws.transport.base cimport ReadBuffer, Receiver, Transport
 cdef class StreamConnection(Transport):
     cdef ReadBuffer buffer
     cdef object transport                # uvloop's
+    cdef object loop
+    cdef list turn                       # what this loop turn sends
+    cdef size_t turn_bytes
+    cdef bint scheduled
     cdef object on_lost                  # called with this connection when it has ended, or None
     cdef object on_made                  # called with this connection when it stands, or None
     cdef char* rest                      # owned: a message that has not come whole
@@ -35,6 +39,7 @@ cdef class StreamUpstream(Transport):
     cdef object host
     cdef object port
     cdef object on_failed
+    cdef object on_ended
     cdef StreamConnection current
     cdef object task
     cdef object timer

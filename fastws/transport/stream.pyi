@@ -38,6 +38,9 @@ class StreamConnection(Transport, BufferedProtocol):
     def tick(self) -> None:
         """Close the connection when a message that has begun does not come whole in time."""
 
+    def take(self) -> list[bytes]:
+        """What this loop turn was to send and has not sent: the other end cannot have seen it."""
+
     def close(self) -> None:
         """Send what waits, then close."""
 
@@ -54,7 +57,8 @@ class StreamUpstream(Transport):
     """The way to a TCP upstream: dials it, dials it again when the connection ends, keeps what is sent while a first
     try is under way, and refuses while it is down.
 
-    ``make(on_lost)`` makes the protocol; ``on_failed(messages)`` gets what was kept when a try fails.
+    ``make(on_lost)`` makes the protocol; ``on_failed(messages)`` gets what was kept when a try fails; ``on_ended(self,
+    unsent)`` is called when the connection has ended, and with it all that was asked over it but for what is sent again.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class StreamUpstream(Transport):
         *,
         make: Callable[[Callable[[StreamConnection], None]], StreamConnection],
         on_failed: Callable[[list[bytes]], object],
+        on_ended: Callable[[StreamUpstream, list[bytes]], object],
         max_queue_bytes: int,
         connect_timeout: float = 3.0,
     ) -> None:

@@ -53,6 +53,8 @@ cdef class StreamConnection(Transport):
             return
         self.remote.port = peer[1]
         self.open = True
+        self.loop = asyncio.get_running_loop()
+        self.turn = []
         transport.set_write_buffer_limits(high=self.max_queue_bytes * 2)
         if self.on_made is not None:
             self.on_made(self)
@@ -146,14 +148,27 @@ cdef class StreamConnection(Transport):
             self.abort()
 
     def eof_received(self):
+        self._ended()
+        if self.turn:
+            # Nobody took it over to another connection, and the other end may have closed its half only.
+            self.transport.writelines(self.take())
         return False
 
     def connection_lost(self, error):
-        self.open = False
         self.drop_rest()
+        self._ended()
+
+    def _ended(self):
+        self.open = False
         if self.on_lost is not None:
             on_lost, self.on_lost = self.on_lost, None
             on_lost(self)
+
+    def take(self):
+        """What this loop turn was to send and has not sent: the other end cannot have seen it."""
+        turn, self.turn = self.turn, []
+        self.turn_bytes = 0
+        return turn
 
     def pause_writing(self):
         pass
@@ -164,6 +179,7 @@ cdef class StreamConnection(Transport):
     def close(self):
         """Send what waits, then close."""
         if self.transport is not None:
+            self._flush()
             self.transport.close()
 
     cdef void abort(self) noexcept:
@@ -179,7 +195,7 @@ cdef class StreamConnection(Transport):
         try:
             if self.unchecked >= QUEUE_CHECK:
                 # Above the limit it is looked at again for each message, until the other end has read.
-                if <size_t>self.transport.get_write_buffer_size() > self.max_queue_bytes:
+                if <size_t>self.transport.get_write_buffer_size() + self.turn_bytes > self.max_queue_bytes:
                     return NULL
                 self.unchecked = 0
             self.out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
@@ -191,20 +207,32 @@ cdef class StreamConnection(Transport):
         cdef bytes out = self.out
         self.out = None
         self.unchecked += <size_t>PyBytes_GET_SIZE(out)
-        try:
-            self.transport.write(out)
-        except Exception:
-            pass
+        self.turn.append(out)
+        self.turn_bytes += <size_t>PyBytes_GET_SIZE(out)
+        if not self.scheduled:
+            self.scheduled = True
+            try:
+                self.loop.call_soon(self._flush)
+            except Exception:
+                # The loop is closing: send now what was to be sent in this turn.
+                self._flush()
+
+    def _flush(self):
+        """One write for all that a loop turn sends."""
+        self.scheduled = False
+        if self.open and self.turn:
+            self.transport.writelines(self.take())
 
 
 cdef class StreamUpstream(Transport):
     """The way to a TCP upstream: dials it, dials it again when the connection ends, keeps what is sent while a first
     try is under way, and refuses while it is down.
 
-    ``make(on_lost)`` makes the protocol; ``on_failed(messages)`` gets what was kept when a try fails.
+    ``make(on_lost)`` makes the protocol; ``on_failed(messages)`` gets what was kept when a try fails; ``on_ended(self, unsent)``
+    is called when the connection has ended, and with it all that was asked over it but for what is sent again.
     """
 
-    def __init__(self, loop, Receiver receiver not None, host, port, *, make, on_failed, size_t max_queue_bytes,
+    def __init__(self, loop, Receiver receiver not None, host, port, *, make, on_failed, on_ended, size_t max_queue_bytes,
                  double connect_timeout=3.0):
         self.loop = loop
         self.receiver = receiver
@@ -213,6 +241,7 @@ cdef class StreamUpstream(Transport):
         self.port = port
         self.make = make
         self.on_failed = on_failed
+        self.on_ended = on_ended
         self.max_queue_bytes = max_queue_bytes
         self.connect_timeout = connect_timeout
         self.queue = []
@@ -286,6 +315,9 @@ cdef class StreamUpstream(Transport):
         self.current = None
         if self.closed:
             return
+        unsent = connection.take()
+        self.queue = unsent + self.queue
+        self.queue_bytes += sum(map(len, unsent))
         if self.receiver.clock_ms() - self.connected_ms >= STEADY_MS:
             self.delay = 0.0
         if self.delay == 0.0:
@@ -294,6 +326,7 @@ cdef class StreamUpstream(Transport):
         else:
             # It accepts and hangs up: dialling it at once each time would be a loop without a pause.
             self._later()
+        self.on_ended(self, unsent)
 
     cdef char* reserve(self, size_t length, const Address* to) noexcept:
         cdef char* room

@@ -33,6 +33,7 @@ cdef class WsConnection(Transport):
     cdef uint8_t state                   # WsState
     cdef bint held                       # stopped reading until policy has decided
     cdef bint admitted                   # a slot was given: closed() is owed
+    cdef bint overloaded                 # the queue passed its limit
     cdef uint32_t control_frames         # since control_ms
     cdef uint64_t control_ms             # when the second began in which they are counted
     cdef size_t unchecked                # bytes written since the queue was last looked at

@@ -167,7 +167,7 @@ cdef class WsConnection(Transport):
         self.listener.connections -= 1
         self.state = WS_GONE
         if state == WS_OPEN:
-            self.leave(TERMINATOR_NETWORK, 1006, b"")
+            self.leave(TERMINATOR_OVERLOAD if self.overloaded else TERMINATOR_NETWORK, 1006, b"")
         elif state == WS_HEAD:
             self.listener.admission.lost(self)
         self.reader = self.task = None
@@ -315,7 +315,7 @@ cdef class WsConnection(Transport):
     # -- writing -------------------------------------------------------------------------------------------------------
 
     cdef char* reserve(self, size_t length, const Address* to) noexcept:
-        if self.state != WS_OPEN:
+        if self.state != WS_OPEN or self.overloaded:
             return NULL
         self.out_header = frame_header_length(length)
         try:
@@ -351,11 +351,13 @@ cdef class WsConnection(Transport):
         except Exception:
             waiting = 0
         self.unchecked = 0
-        if waiting > self.listener.max_queue_bytes and self.state == WS_OPEN:
-            self.state = WS_GONE
-            self.leave(TERMINATOR_OVERLOAD, 1006, b"")
-            # It does not read, so a close frame would wait behind all the rest.
-            self.transport.abort()
+        if waiting > self.listener.max_queue_bytes and self.state == WS_OPEN and not self.overloaded:
+            # Nothing more goes to it. The core hears of it in the next turn: it is in the middle of a message now.
+            self.overloaded = True
+            try:
+                self.listener.loop.call_soon(self._overloaded)
+            except Exception:
+                pass
 
     cdef void send_control(self, uint8_t opcode, const char* payload, size_t length) noexcept:
         cdef char frame[140]
@@ -406,6 +408,12 @@ cdef class WsConnection(Transport):
         if was_open:
             self.leave(terminator, code, reason)
         self.linger()
+
+    def _overloaded(self):
+        # One that is only slow still gets whole frames, and the reason behind them; one that does not read at all is
+        # dropped with its queue when the deadline of closes has come.
+        if self.state == WS_OPEN:
+            self.end(TERMINATOR_OVERLOAD, 1008, b"reads too slowly", True)
 
     def leave(self, int terminator, int code, bytes reason):
         """Tell the receiver, once."""

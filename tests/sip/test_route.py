@@ -36,7 +36,7 @@ def token(
     key: bytes = KEY,
 ) -> bytes:
     """A sealed token; by default the dialog token of the first client."""
-    sealed: bytes = probe_core.token_seal((kind, worker, epoch, slot, generation, 65536, 0), key, call_id)
+    sealed: bytes = probe_core.token_seal((kind, worker, 0, epoch, slot, generation, 65536, 0, 0), key, call_id)
     return sealed
 
 
@@ -599,7 +599,7 @@ def test_over_a_stream_the_via_asks_for_no_rport() -> None:
 
 @pytest.mark.rule(25)
 def test_the_branch_is_the_token_it_was_told_to_seal() -> None:
-    sealed = (BRANCH_UP, 2, 8, 300, 4, 65537, 99)
+    sealed = (BRANCH_UP, 2, 0xBEEF, 8, 300, 4, 65537, 99, 12)
     after = Scanned(request()).forward(NODE, branch=sealed)
     branch = header(after, b"Via")[0].partition(b"branch=z9hG4bK")[2].partition(b";")[0]
     assert probe_core.token_open(branch, KEY) == sealed
@@ -615,7 +615,7 @@ def test_max_forwards_is_decremented_or_added(value: bytes | None, after: bytes)
 
 @pytest.mark.rule(24)
 def test_where_the_transport_changes_two_record_routes_are_added_the_next_hops_on_top() -> None:
-    sealed = (DIALOG, 0, EPOCH, 3, 5, 65536, 0)
+    sealed = (DIALOG, 0, 0, EPOCH, 3, 5, 65536, 0, 0)
     after = Scanned(request(b"Record-Route: <sip:other.example.net;lr>")).forward(
         NODE, record_route=True, dialog=sealed
     )
@@ -632,7 +632,7 @@ def test_where_the_transport_changes_two_record_routes_are_added_the_next_hops_o
 
 @pytest.mark.rule(28)
 def test_path_stands_on_top_of_the_paths_of_others() -> None:
-    sealed = (PATH, 0, EPOCH, 3, 5, 0, 0)
+    sealed = (PATH, 0, 0, EPOCH, 3, 5, 0, 0, 0)
     text = probe_core.token_seal(sealed, KEY)
     before = request(b"Path: <sip:edge-2.example.net;lr>", method=b"REGISTER")
     for outbound, tail in ((True, b";lr;ob>"), (False, b";lr>")):
@@ -883,8 +883,96 @@ def test_of_a_header_that_stands_twice_the_first_is_answered() -> None:
     assert header(answer, b"Call-ID") == [b"first"] and header(answer, b"From") == [b"<sip:first@x>;tag=0"]
 
 
+# What we sent as a proxy: our Via on top, and below it that of whoever asked.
+SENT = request(b"Via: " + THEIRS, b"X: 1", via=OURS, body=b"v=0\r\n")
+
+
+def test_to_a_request_of_our_own_the_answer_goes_without_our_via() -> None:
+    answer = Scanned(SENT).answer(408, b"Request Timeout", b"t1", b"Retry-After: 5\r\n", own=True)
+    assert answer == (
+        b"SIP/2.0 408 Request Timeout\r\n"
+        b"Via: SIP/2.0/WS alice.invalid;branch=z9hG4bK1\r\n"
+        b"From: <sip:alice@example.com>;tag=fa\r\n"
+        b"To: <sip:bob@example.com>;tag=t1\r\n"
+        b"Call-ID: c1@alice.invalid\r\n"
+        b"CSeq: 1 INVITE\r\n"
+        b"Retry-After: 5\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+    assert answer == Scanned(SENT.replace(b"Via: " + OURS + b"\r\n", b"")).answer(
+        408, b"Request Timeout", b"t1", b"Retry-After: 5\r\n"
+    )
+
+
+def test_only_the_topmost_via_is_ours_and_the_others_stay_as_they_are() -> None:
+    # Their received was filled in on the way in; nothing is filled in again.
+    vias = [THEIRS + b";rport", b"SIP/2.0/UDP a ,\tSIP/2.0/TCP b;branch=z9hG4bK2", b"SIP/2.0/UDP c"]
+    message = request(*(b"Via: " + via for via in vias), via=OURS)
+    for source in (None, ("192.0.2.1", 5)):
+        assert header(Scanned(message).answer(503, b"x", received_from=source, own=True), b"Via") == vias
+    assert header(Scanned(request(via=OURS)).answer(503, b"x", own=True), b"Via") == []
+
+
+def test_a_100_is_given_without_a_tag() -> None:
+    # RFC 3261 8.2.6.2: the tag is the far end's to give.
+    answer = Scanned(SENT).answer(100, b"Trying", own=True)
+    assert answer.startswith(b"SIP/2.0 100 Trying\r\n") and header(answer, b"To") == [b"<sip:bob@example.com>"]
+
+
+# ---- CANCEL and ACK of our own ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.rule(41)
+@pytest.mark.parametrize("method", [b"CANCEL", b"ACK"])
+def test_a_derived_request_has_of_its_invite_what_9_1_and_17_1_1_3_say(method: bytes) -> None:
+    routes = [b"Route: <sip:p1.example.net;lr>, <sip:p2.example.net;lr>", b"Route: <sip:p3.example.net;lr>"]
+    others = [b"Contact: <sip:a@x>", b"Require: 100rel", b"Subject: s", b"Record-Route: <sip:edge.example.com;lr>"]
+    invite = request(b"Via: " + THEIRS, *routes, *others, via=OURS, max_forwards=b"3", body=b"v=0\r\n")
+    derived = Scanned(invite).derived(method)
+    assert derived == b"\r\n".join(
+        [
+            method + b" sip:bob@example.com SIP/2.0",
+            b"Via: " + OURS,
+            *routes,
+            b"From: <sip:alice@example.com>;tag=fa",
+            b"To: <sip:bob@example.com>",
+            b"Call-ID: c1@alice.invalid",
+            b"Max-Forwards: 70",
+            b"CSeq: 1 " + method,
+            b"Content-Length: 0",
+            b"",
+            b"",
+        ]
+    )
+    again = Scanned(derived)
+    assert again.status == 0 and again.check() == (0, None)
+
+
+@pytest.mark.rule(41)
+def test_an_ack_has_the_to_of_the_response_with_its_tag() -> None:
+    # 17.1.1.3: the To header field in the ACK MUST equal the To header field in the response.
+    for line in (b"To: <sip:bob@example.com>;tag=b7\r\n", b"t:\t<sip:bob@example.com>\r\n ;tag=b7;x=1\r\n"):
+        derived = Scanned(SENT).derived(b"ACK", line)
+        assert line in derived and derived.count(b"sip:bob@example.com>") == 1
+        assert Scanned(derived).status == 0
+
+
+def test_a_derived_request_keeps_compact_and_folded_lines_whole() -> None:
+    invite = SENT.replace(b"\r\nFrom: ", b"\r\nf:\r\n ").replace(b"\r\nCall-ID: ", b"\r\ni : ")
+    derived = Scanned(invite).derived(b"CANCEL")
+    assert b"\r\nf:\r\n <sip:alice@example.com>;tag=fa\r\n" in derived and b"\r\ni : c1@alice.invalid\r\n" in derived
+    assert Scanned(derived).status == 0
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**31 - 1])
+def test_a_derived_request_has_the_number_of_its_invite(number: int) -> None:
+    invite = SENT.replace(b"CSeq: 1 INVITE", b"CSeq: %d INVITE" % number)
+    assert header(Scanned(invite).derived(b"ACK"), b"CSeq") == [b"%d ACK" % number]
+
+
 def test_every_status_that_fastws_gives_has_its_phrase() -> None:
-    phrases = {200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 416: b"Unsupported URI Scheme",
+    phrases = {100: b"Trying", 200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found",
+               408: b"Request Timeout", 416: b"Unsupported URI Scheme", 480: b"Temporarily Unavailable",
                420: b"Bad Extension", 430: b"Flow Failed", 482: b"Loop Detected", 483: b"Too Many Hops",
                500: b"Server Internal Error", 503: b"Service Unavailable", 505: b"Version Not Supported",
                513: b"Message Too Large", 699: b"Error", 0: b"Error"}  # fmt: skip

@@ -1,4 +1,5 @@
-"""What the tests of the transports share: uvloop runs that hide no failure, a socket that is none, and client frames.
+"""What the tests of the transports share: uvloop runs that hide no failure, a socket that is none, a loop that is none,
+and client frames.
 
 Nothing here knows a class of fastws.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvloop
@@ -39,6 +41,31 @@ async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
         await asyncio.sleep(0.001)
 
 
+class FakeLoop:
+    """A loop that calls what it was given when a test lets it turn."""
+
+    def __init__(self) -> None:
+        self.soon: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> None:
+        self.soon.append((callback, arguments))
+
+    def turn(self) -> None:
+        """Call what waits, but not what that adds."""
+        waiting, self.soon = self.soon, []
+        for callback, arguments in waiting:
+            callback(*arguments)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be what asyncio.get_running_loop() finds."""
+        asyncio._set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+
 class FakeTransport:
     """A uvloop transport as far as protocols use one: nothing is sent, everything is kept."""
 
@@ -58,6 +85,10 @@ class FakeTransport:
     def write(self, data: bytes) -> None:
         assert type(data) is bytes
         self.written.append(data)
+
+    def writelines(self, parts: list[bytes]) -> None:
+        for data in parts:
+            self.write(data)
 
     def get_write_buffer_size(self) -> int:
         return self.buffered

@@ -16,7 +16,7 @@ import pytest
 from fastws.transport.base import ReadBuffer
 from fastws.transport.stream import StreamConnection, StreamUpstream
 from tests import probe_core
-from tests.transport.helpers import FakeTransport, run, until
+from tests.transport.helpers import FakeLoop, FakeTransport, run, until
 
 HOST = "127.0.0.1"
 LIMIT = 4096  # max_message_bytes of these tests
@@ -51,7 +51,9 @@ class Driven:
             on_made=self.made.append,
         )
         self.wire = FakeTransport(peer)
-        self.connection.connection_made(self.wire)
+        self.loop = FakeLoop()
+        with self.loop.running():
+            self.connection.connection_made(self.wire)
 
     def feed(self, data: bytes) -> None:
         """One read."""
@@ -252,7 +254,43 @@ def test_the_deadline_begins_anew_with_each_message() -> None:
 def test_messages_are_written_whole_and_in_order() -> None:
     one = Driven()
     assert all(one.send(b"%d" % number * number) for number in range(1, 200))
+    assert one.wire.written == []
+    one.loop.turn()
     assert one.wire.take() == b"".join(b"%d" % number * number for number in range(1, 200))
+    assert one.send(b"the next turn") and len(one.loop.soon) == 1
+    one.loop.turn()
+    assert one.wire.take() == b"the next turn" and one.loop.soon == []
+
+
+def test_what_was_not_sent_before_the_end_is_there_to_be_taken_once() -> None:
+    one = Driven()
+    assert one.send(b"out")
+    one.loop.turn()
+    assert one.send(b"first") and one.send(b"second")
+    one.connection.connection_lost(None)
+    assert one.connection.take() == [b"first", b"second"] and one.connection.take() == []
+    one.loop.turn()
+    assert one.wire.written == [b"out"]
+
+
+def test_a_close_sends_what_this_turn_was_to_send() -> None:
+    one = Driven()
+    assert one.send(b"first") and one.send(b"second")
+    one.connection.close()
+    assert one.wire.take() == b"firstsecond" and one.wire.calls == ["close"]
+    one.loop.turn()
+    assert one.wire.written == []
+
+
+def test_what_came_before_the_end_of_the_stream_is_answered() -> None:
+    # The other end may have closed its half only. An upstream takes what was not sent over to its next connection.
+    one = Driven()
+    one.recorder.on_received = lambda transport, data: not one.send(b"answer") and False
+    one.feed(message())
+    one.connection.eof_received()
+    assert one.lost == [one.connection] and not one.connection.open
+    one.loop.turn()
+    assert one.wire.take() == b"answer"
 
 
 @pytest.mark.rule(50)
@@ -262,9 +300,22 @@ def test_a_peer_that_does_not_read_is_sent_no_more_than_the_queue_holds() -> Non
     for _ in range(3000):
         if one.send(b"x" * 1000):
             taken += 1000
+            one.loop.turn()
             one.wire.buffered += 1000
     assert QUEUE_LIMIT <= taken <= QUEUE_LIMIT + QUEUE_CHECK + 1000
     one.wire.buffered = 0
+    assert one.send(b"it has read"), "and then it goes on"
+
+
+@pytest.mark.rule(50)
+def test_what_one_turn_of_the_loop_sends_counts_as_waiting_too() -> None:
+    one = Driven()
+    taken = 0
+    for _ in range(3000):
+        if one.send(b"x" * 1000):
+            taken += 1000
+    assert QUEUE_LIMIT <= taken <= QUEUE_LIMIT + QUEUE_CHECK + 1000
+    one.loop.turn()
     assert one.send(b"it has read"), "and then it goes on"
 
 
@@ -348,6 +399,7 @@ class Upstream:
         self.recorder = probe_core.Recorder()
         self.buffer = ReadBuffer()
         self.failed: list[list[bytes]] = []
+        self.ended: list[tuple[Any, list[bytes]]] = []
         self.spy = SpyLoop(options.pop("pause", 0.0))
         self.upstream = StreamUpstream(
             self.spy,
@@ -356,6 +408,7 @@ class Upstream:
             port,
             make=self.make,
             on_failed=lambda messages: self.failed.append(list(messages)),
+            on_ended=lambda upstream, unsent: self.ended.append((upstream, list(unsent))),
             max_queue_bytes=options.pop("max_queue_bytes", QUEUE_LIMIT),
             **options,
         )
@@ -448,7 +501,7 @@ def test_the_upstream_is_dialled_and_what_was_sent_meanwhile_arrives_in_order() 
         connection.sendall(message())
         await until(lambda: one.recorder.messages)
         assert one.recorder.events == [("received", message(), (HOST, server.port))]
-        assert one.failed == [] and one.spy.dials == 1
+        assert one.failed == one.ended == [] and one.spy.dials == 1
         await one.end()
 
     with_server(body)
@@ -489,8 +542,32 @@ def test_a_lost_upstream_is_dialled_again_at_once() -> None:
         second = await server.accept()
         await until(lambda: one.upstream.connected)
         assert one.spy.delays == [] and one.notes == []
+        assert one.ended == [(one.upstream, [])], "told once, and nothing was to be sent"
         one.send(b"again")
         assert await read(second, 5) == b"again"
+        await one.end()
+        assert len(one.ended) == 1, "an end of our own is none"
+
+    with_server(body)
+
+
+def test_what_was_not_sent_when_the_connection_ended_goes_over_the_next_one_first() -> None:
+    async def body(server: Server) -> None:
+        one = Upstream(server.port)
+        made: list[StreamConnection] = []
+        one.recorder.on_received = lambda transport, data: made.append(transport)
+        one.upstream.start()
+        first = await server.accept()
+        await until(lambda: one.upstream.connected)
+        first.sendall(message())
+        await until(lambda: made)
+        one.recorder.ahead = 60_000
+        assert one.send(b"1,") and one.send(b"2,")
+        made[0].connection_lost(None)  # the loop has not turned since
+        assert one.ended == [(one.upstream, [b"1,", b"2,"])] and not one.upstream.connected
+        assert one.send(b"3,")
+        second = await server.accept()
+        assert await read(second, 6) == b"1,2,3,"
         await one.end()
 
     with_server(body)
@@ -507,6 +584,7 @@ def test_a_reset_is_an_end_like_any_other() -> None:
         first.close()
         await server.accept()
         await until(lambda: one.upstream.connected)
+        assert one.ended == [(one.upstream, [])]
         await one.end()
 
     with_server(body)
@@ -519,7 +597,7 @@ def test_an_upstream_that_refuses_is_tried_with_growing_delays_and_what_waited_i
         one.upstream.start()
         assert one.send(b"1") and one.send(b"2")
         await until(lambda: one.spy.dials >= 9)
-        assert one.failed == [[b"1", b"2"]]
+        assert one.failed == [[b"1", b"2"]] and one.ended == []
         assert one.spy.delays[:8] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
         assert len(one.notes) == 1, "one line for one outage"
         assert not one.send(b"3"), "while it is down nothing is kept"
