@@ -140,6 +140,17 @@ def test_a_call_to_a_tab_that_vanished_fails_at_once(place: Place) -> None:
 
 
 @on_every_edge
+def test_a_caller_whose_tab_vanishes_stops_the_ringing(place: Place) -> None:
+    with place.phone("sipjs") as caller, place.phone("jssip") as callee:
+        callee.register()
+        caller.command("call", target=callee.uri)
+        callee.expect("incoming")
+        caller.command("drop")
+        callee.expect("received", method="CANCEL")
+        callee.expect("ended", by="remote")
+
+
+@on_every_edge
 @pytest.mark.rule(12)
 def test_the_keep_alive_of_sipjs_is_answered(place: Place) -> None:
     with place.phone("sipjs", keepalive_s=1) as phone:
