@@ -83,8 +83,8 @@ class Edge(Receiver):
         """Requests that were kept for an upstream and could not be sent after all: their senders get a 503 each."""
 
     def lost(self, transport: StreamUpstream, unsent: Iterable[bytes] = ()) -> None:
-        """The connection to a stream upstream has ended: what was asked over it is answered with 503 (RFC 3261 16.9), but
-        for the messages in ``unsent``, which go over the next one."""
+        """The connection to a stream upstream has ended: what was asked over it is answered with 503 (RFC 3261 16.9),
+        but for the messages in ``unsent``, which go over the next one."""
 
     def tick(self) -> None:
         """Ping who was silent, end who does not answer. Called several times a second at most."""

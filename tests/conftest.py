@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import random
 import shutil
 import signal
 import socket
@@ -40,18 +41,23 @@ def wait_for(condition: Callable[[], T], timeout: float = 5.0, what: str = "") -
 
 
 _given: set[int] = set()
+_ports = random.Random()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free for TCP and UDP alike, and that this test run has not been given before."""
+    """A port that is free for TCP and UDP alike, and that this test run has not been given before.
+
+    It lies below the range from which the system takes the ports of outgoing connections, or one of those could take it
+    before the program that it is for has started.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(100):
+    for _ in range(1000):
+        port = _ports.randrange(10_000, 32_000)
+        if port in _given:
+            continue
         with socket.socket(family, socket.SOCK_STREAM) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
-            tcp.bind((host, 0))
-            port: int = tcp.getsockname()[1]
-            if port in _given:
-                continue
             try:
+                tcp.bind((host, port))
                 udp.bind((host, port))
             except OSError:
                 continue

@@ -58,7 +58,8 @@ class StreamUpstream(Transport):
     try is under way, and refuses while it is down.
 
     ``make(on_lost)`` makes the protocol; ``on_failed(messages)`` gets what was kept when a try fails; ``on_ended(self,
-    unsent)`` is called when the connection has ended, and with it all that was asked over it but for what is sent again.
+    unsent)`` is called when the connection has ended, and with it all that was asked over it but for what is sent
+    again.
     """
 
     def __init__(

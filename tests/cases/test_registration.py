@@ -257,7 +257,8 @@ def test_two_flows_of_one_instance_stay_and_a_call_goes_to_one_of_them(fw: FW) -
             client.close()
         clients -= called
         # Until the proxy has seen the end of that flow, a call may still go to it.
-        wait_for(lambda left=len(clients), at=number: len(bound(caller, left + 10 * at)) == left)
+        left = len(clients)
+        wait_for(lambda left=left, at=number: len(bound(caller, left + 10 * at)) == left)
     assert not clients
 
 
