@@ -937,6 +937,8 @@ cdef class Edge(Receiver):
             # 16.7 item 5 of a stateless proxy would send it on; RFC 4320 4.2 says that nobody waits for it.
             self.counters.late += 1
             return 0
+        if message.status == 100 and self.transactions.nodes[client].state == STATE_PROCEEDING:
+            return 0                 # it says nothing new, and Timer C goes on (16.7 item 2)
         event = event_of(message.status)
         action = transaction_event(&self.transactions, client, event, now)
         if action & DO_IMPOSSIBLE:

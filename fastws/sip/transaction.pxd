@@ -101,6 +101,8 @@ cdef struct TransactionTable:
     uint32_t orphans             # head of the list of those whose client has left
     uint32_t wheel[1024]
     uint64_t wheel_at            # the step up to which all has fired
+    uint32_t scan                # the next to be looked at in the place behind wheel_at, so that none is looked at twice
+    bint scanning                # that place has been begun
     uint32_t timers              # how many run
 
 # 0, or -1 without memory. `limit`: 1..2**24.

@@ -201,6 +201,8 @@ cdef void wheel_unset(TransactionTable* table, uint32_t number) noexcept nogil:
     cdef Transaction* node = &table.nodes[number]
     if node.wheel_slot == TRANSACTION_NONE:
         return
+    if table.scan == number:
+        table.scan = node.wheel_next
     if node.wheel_previous == TRANSACTION_NONE:
         table.wheel[node.wheel_slot] = node.wheel_next
     else:
@@ -227,8 +229,10 @@ cdef void wheel_set(TransactionTable* table, uint32_t number) noexcept nogil:
     if due == 0:
         return
     step = due // WHEEL_STEP_MS + 1
-    if step <= table.wheel_at:
+    if step <= table.wheel_at + 1:
         step = table.wheel_at + 1
+        if table.scanning:
+            table.scan = number      # in front of what has been looked at
     place = <uint32_t>(step & (WHEEL_SLOTS - 1))
     node.wheel_slot = place
     node.wheel_previous = TRANSACTION_NONE
@@ -246,21 +250,27 @@ cdef uint32_t transaction_due(TransactionTable* table, uint64_t now_ms, uint8_t*
     cdef Transaction* node
     if table.timers == 0 or target > table.wheel_at + WHEEL_SLOTS:
         # Nothing runs, or more than a turn has passed: each place is looked at once, whatever the step.
+        table.scanning = False
+        table.scan = TRANSACTION_NONE
         if table.timers == 0:
             table.wheel_at = target
             return TRANSACTION_NONE
         table.wheel_at = target - WHEEL_SLOTS
     while table.wheel_at < target:
         step = table.wheel_at + 1
-        at = table.wheel[step & (WHEEL_SLOTS - 1)]
-        while at != TRANSACTION_NONE:
+        if not table.scanning:
+            table.scanning = True
+            table.scan = table.wheel[step & (WHEEL_SLOTS - 1)]
+        while table.scan != TRANSACTION_NONE:
+            at = table.scan
             node = &table.nodes[at]
+            table.scan = node.wheel_next
             if due_ms(node) <= now_ms:
                 event[0] = EVENT_REPEAT if due_ms(node) == node.repeat_ms and node.repeat_ms != node.end_ms \
                     else EVENT_TIMEOUT
                 wheel_unset(table, at)
                 return at
-            at = node.wheel_next
+        table.scanning = False
         table.wheel_at = step
     return TRANSACTION_NONE
 
@@ -273,6 +283,7 @@ cdef int transactions_init(TransactionTable* table, const uint8_t* key, uint32_t
     table.limit = limit
     table.free_head = TRANSACTION_NONE
     table.orphans = TRANSACTION_NONE
+    table.scan = TRANSACTION_NONE
     memset(table.wheel, 0xFF, sizeof(table.wheel))
     table.bucket_count = 256
     table.buckets = <uint32_t*>malloc(table.bucket_count * sizeof(uint32_t))

@@ -582,8 +582,9 @@ def test_after_a_jump_of_the_clock_all_that_is_due_fires_and_nothing_else(jump: 
     now = START_MS
     one.due(now)
     waiting = {}
-    for _ in range(500):
-        due = now + rng.randrange(1, 2 * jump + 100)
+    wanted = [now + rng.randrange(1, 2 * jump + 100) for _ in range(500)]
+    wanted += [now + jump - back for back in range(0, min(jump, 1100 * STEP_MS), STEP_MS)]  # one for each place
+    for due in wanted:
         waiting[timer(one, due)] = due
     now += jump
     fired = fire_all(one, now)
