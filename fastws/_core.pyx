@@ -25,7 +25,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from fastws._connection cimport SLOT_NONE, ConnectionTable, Slot, address_to_pair, pair_to_address
@@ -67,7 +67,6 @@ from fastws.sip.transaction cimport (
     EVENT_TIMEOUT,
     SERVER_INVITE,
     SERVER_OTHER,
-    STATE_ACCEPTED,
     STATE_COMPLETED,
     STATE_CONFIRMED,
     STATE_FREE,
@@ -117,7 +116,6 @@ from fastws.wire.message cimport (
     METHOD_INVITE,
     METHOD_OPTIONS,
     METHOD_REGISTER,
-    Header,
     Message,
     NameAddr,
     Uri,
@@ -1108,16 +1106,13 @@ cdef class Edge(Receiver):
     cdef uint32_t client_of(self, const Token* token) noexcept:
         # The client transaction that our branch names; one for a CANCEL of ours has the branch of its INVITE, so it is
         # found by a key of its own.
-        cdef Transaction* node
+        cdef uint32_t found
         if self.message.method_id == METHOD_CANCEL:
             found = transaction_find(&self.transactions, self.cancel_key(token.transaction, token.serial))
             if found != TRANSACTION_NONE:
                 return found
-        if token.transaction >= self.transactions.capacity:
-            return TRANSACTION_NONE
-        node = &self.transactions.nodes[token.transaction]
-        if node.state == STATE_FREE or node.serial != token.serial or node.slot != token.slot or \
-                (node.kind == CLIENT_INVITE) != (self.message.method_id == METHOD_INVITE):
+        if not self.is_open(token) or (self.transactions.nodes[token.transaction].kind == CLIENT_INVITE) != (
+                self.message.method_id == METHOD_INVITE):
             return TRANSACTION_NONE
         return token.transaction
 
@@ -1153,7 +1148,7 @@ cdef class Edge(Receiver):
         # 9.1: not before a provisional response has come, and once.
         cdef Transaction* node = &self.transactions.nodes[client]
         cdef uint64_t now = self.clock_ms()
-        cdef uint32_t made, slot, generation
+        cdef uint32_t made
         if node.kind != CLIENT_INVITE or node.cancelled:
             return 0
         if node.state == STATE_TRYING:
@@ -1180,9 +1175,8 @@ cdef class Edge(Receiver):
         self.transactions.nodes[made].serial = node.serial
         # It goes the way of its INVITE, which the client's leaving does not change.
         self.transactions.nodes[made].kept = True
-        slot, generation = node.slot, node.generation
         if not transaction_keep(&self.transactions.nodes[made], self.spare_text.data, self.spare_text.length) or (
-                not self.send_kept(made, generation) and self.transactions.nodes[made].reliable):
+                not self.send_kept(made, node.generation) and self.transactions.nodes[made].reliable):
             # Over UDP Timer E sends what found no room.
             self.end(made)
             return 0

@@ -1,14 +1,13 @@
 # What SIP says a proxy must check and change; see route.pxd. Sends nothing, keeps nothing, knows no clock and no Python.
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 
 from fastws.transport.address cimport ADDRESS_TEXT, Address, address_host_text, address_parse_host, address_same_host
 from fastws.wire.message cimport (
     HEADER_CALL_ID,
     HEADER_CONTACT,
-    HEADER_CONTENT_LENGTH,
     HEADER_CSEQ,
     HEADER_FROM,
     HEADER_MAX_FORWARDS,
@@ -21,7 +20,6 @@ from fastws.wire.message cimport (
     HEADER_VIA,
     METHOD_INVITE,
     METHOD_NOTIFY,
-    METHOD_OPTIONS,
     METHOD_REFER,
     METHOD_SUBSCRIBE,
     Header,
@@ -47,7 +45,7 @@ from fastws.wire.rewrite cimport (
     rewrite_cut,
     rewrite_open,
 )
-from fastws.wire.span cimport Span, is_digit, lower, span_end, span_equal, span_equal_nocase, span_equal_span_nocase, span_make, span_to_uint, span_trim
+from fastws.wire.span cimport Span, span_end, span_equal, span_equal_nocase, span_equal_span_nocase, span_make, span_to_uint, span_trim
 from fastws.wire.token cimport TOKEN_DIALOG, TOKEN_LENGTH, TOKEN_PATH, Token, token_open, token_seal
 
 
@@ -366,7 +364,7 @@ cdef void forward_edits(const Node* node, const Message* message, const Facts* f
         rewrite_close(rewrite)
     for i in range(facts.cut_count):
         rewrite_cut(rewrite, facts.cut_at[i], facts.cut_length[i])
-    if forward.received_from != NULL and (needs_received(&facts.via, forward.received_from) or facts.via.has_rport):
+    if forward.received_from != NULL and needs_received(&facts.via, forward.received_from):
         rewrite_open(rewrite, facts.via.whole.start, facts.via.whole.length)
         add_received(&facts.via, forward.received_from, text)
         rewrite_close(rewrite)

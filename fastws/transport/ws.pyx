@@ -7,7 +7,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from fastws.transport.address cimport Address
@@ -18,7 +18,6 @@ from fastws.transport.base cimport (
     TERMINATOR_NETWORK,
     TERMINATOR_OVERLOAD,
     TERMINATOR_PROTOCOL,
-    TERMINATOR_TIMEOUT,
     ReadBuffer,
     Receiver,
     Transport,
@@ -29,7 +28,6 @@ from fastws.wire.frame cimport (
     FRAME_MESSAGE,
     FRAME_MORE,
     FRAME_PING,
-    FRAME_PONG,
     OPCODE_BINARY,
     OPCODE_CLOSE,
     OPCODE_PING,
